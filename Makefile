@@ -1,0 +1,77 @@
+# Thin entry points: each makes the checkout ready (scripts/bootstrap does only what is missing), then runs one program.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BOOTSTRAP := scripts/bootstrap
+BUILD := build/cpu
+VENV_PYTHON := .venv/bin/python
+CXX_SOURCES = $$(find kernels csrc benchmark tests -name '*.h' -o -name '*.cpp')
+PYTHON_SOURCES := python scripts tests setup.py
+
+# make bench CONFIG=configs/other.yaml ARGS="--version v1 v2"
+CONFIG ?= configs/default.yaml
+ARGS ?=
+# make data TEXT=file.txt VOCAB=folder; without TEXT it downloads WikiText-2, without VOCAB the vocabulary of GPT-2
+TEXT ?=
+VOCAB ?=
+
+.PHONY: help bench smoke test data lint format asan fuzz wheel kernels-bench results-table clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
+
+bench:  ## latency of GPT-2 with and without KV cache, into a new file in results/ (CONFIG=, ARGS=)
+	@$(BOOTSTRAP) --target bench_runner
+	@mkdir -p results
+	$(BUILD)/bench_runner latency --config $(CONFIG) --log-file results/$(basename $(notdir $(CONFIG)))-$$(date +%Y%m%d-%H%M%S).jsonl $(ARGS)
+
+smoke:  ## the same with a small model, in seconds
+	@$(MAKE) --no-print-directory bench CONFIG=configs/smoke.yaml
+
+test:  ## formatting, C++ tests and Python tests; all are run, one failure fails
+	@$(BOOTSTRAP)
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	.venv/bin/ctest --preset cpu || status=1; \
+	$(VENV_PYTHON) -m pytest || status=1; \
+	exit $$status
+
+data:  ## token files in data/ from WikiText-2, or from TEXT= (VOCAB= for a local vocabulary)
+	@$(BOOTSTRAP) --no-build
+	$(VENV_PYTHON) scripts/prepare_data.py $(if $(TEXT),--text "$(TEXT)") $(if $(VOCAB),--vocab "$(VOCAB)") $(ARGS)
+
+lint:  ## check the formatting of C++ and Python, and ruff's rules
+	@$(BOOTSTRAP) --no-build
+	clang-format --dry-run -Werror $(CXX_SOURCES)
+	.venv/bin/ruff check $(PYTHON_SOURCES)
+	.venv/bin/ruff format --check $(PYTHON_SOURCES)
+
+format:  ## format C++ and Python
+	@$(BOOTSTRAP) --no-build
+	clang-format -i $(CXX_SOURCES)
+	.venv/bin/ruff check --fix $(PYTHON_SOURCES)
+	.venv/bin/ruff format $(PYTHON_SOURCES)
+
+asan:  ## C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BOOTSTRAP) --preset asan
+	.venv/bin/ctest --preset asan
+
+fuzz:  ## fuzz the readers of untrusted files
+	@$(BOOTSTRAP) --preset fuzz
+	.venv/bin/ctest --preset fuzz
+
+wheel:  ## a wheel in dist/, built against the PyTorch in .venv
+	@$(BOOTSTRAP) --no-build
+	$(VENV_PYTHON) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+kernels-bench:  ## the kernels against PyTorch's own, into results/bench_kernels.json (ARGS=)
+	@$(BOOTSTRAP) --target bench_kernels
+	@mkdir -p results
+	$(BUILD)/bench_kernels --benchmark_out=results/bench_kernels.json --benchmark_out_format=json $(ARGS)
+
+results-table:  ## rewrite the tables of README.md from docs/results
+	@$(BOOTSTRAP) --no-build
+	$(VENV_PYTHON) scripts/update_readme.py
+
+clean:  ## remove what was built; .venv, data and results stay
+	rm -rf build dist

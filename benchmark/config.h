@@ -1,0 +1,75 @@
+// What a run measures: built-in defaults, overridden by a YAML file, overridden by the command line.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "benchmark/errors.h"
+#include "benchmark/yaml_reader.h"
+#include "csrc/model/config.h"
+#include "kernels/dtype.h"
+
+namespace kvfuse::bench {
+
+enum class Device { kAuto, kCpu, kCuda };
+
+// Members are named after their keys. Paths are relative to the working directory.
+struct BenchConfig {
+  std::string model_name = "gpt2";  // a preset, or "custom"
+  ModelConfig model = preset_config("gpt2");
+  DType dtype = DType::kFloat32;
+  std::int64_t prompt_length = 32;
+  std::int64_t batch_size = 1;
+  std::vector<std::int64_t> T_values = {32, 64, 128, 256, 512};
+  std::int64_t T_star = 64;
+  std::int64_t num_warmup_runs = 3;
+  std::int64_t num_measure_runs = 5;
+  std::int64_t seed = 42;
+  std::string log_file = "results.jsonl";
+  std::vector<std::string> versions = {"v0", "v1"};
+  Device device = Device::kAuto;
+  std::optional<std::string> weights;  // absent: seeded random weights
+  bool strict_weights = false;
+  std::optional<std::string> dataset;
+  std::optional<std::int64_t> memory_budget;  // bytes
+  std::optional<std::int64_t> num_threads;
+  std::optional<std::int64_t> max_tokens;
+  bool autoregressive = false;
+  double temperature = 0.0;  // 0: greedy
+  std::int64_t top_k = 0;    // 0: all
+  double top_p = 1.0;
+
+  // Where each value that is not a default was given: key -> "file:line:col" or "--flag".
+  std::map<std::string, std::string> origin;
+};
+
+// A configuration on its way: problems are collected, not thrown, so that one run shows them all.
+struct ConfigDraft {
+  BenchConfig config;
+  std::optional<std::string> pretrained;
+  std::optional<ModelConfig> model_config;  // used if `pretrained` is unset
+  std::vector<std::string> problems;
+  std::set<std::string> failed;  // keys with a problem: cross checks pass over them
+  bool readable = true;          // false: the file could not be read to its end
+};
+
+ConfigDraft read_config_file(const std::string& path);
+ConfigDraft read_config_text(const std::string& text, const std::string& name);
+
+// Sets a key from a command line flag, by the same rules as in a file.
+void override_key(ConfigDraft& draft, const std::string& key, const std::string& flag, const YamlNode& value);
+
+// Chooses the model and runs the checks across keys. Throws ConfigError with every problem.
+BenchConfig finish(ConfigDraft draft);
+
+// The checks across keys alone. Throws ConfigError.
+void check(const BenchConfig& config);
+
+// read_config_file and finish.
+BenchConfig load_config(const std::string& path);
+
+}  // namespace kvfuse::bench

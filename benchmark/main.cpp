@@ -1,0 +1,140 @@
+// bench_runner: reads the configuration, runs the benchmarks, prints the summaries, and says by its exit code
+// how it went.
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "benchmark/cli.h"
+#include "benchmark/errors.h"
+#include "benchmark/interrupt.h"
+#include "benchmark/memory.h"
+#include "benchmark/plan.h"
+#include "benchmark/self_check.h"
+#include "benchmark/session.h"
+#include "benchmark/suites/suites.h"
+#include "csrc/model/model_file.h"
+#include "csrc/ops/build_info.h"
+#include "csrc/text/token_file.h"
+
+namespace kvfuse::bench {
+namespace {
+
+struct Suite {
+  const char* name;  // as the log has it
+  Table (*run)(Session&);
+};
+constexpr std::array kSuites = {Suite{"latency_vs_T", run_latency}, Suite{"vram_vs_T", run_vram},
+                                Suite{"perplexity", run_perplexity}};
+
+void fail(const std::string& problem) { std::fprintf(stderr, "bench_runner: error: %s\n", problem.c_str()); }
+
+// The named benchmarks, less one that lacks its data if all were asked for.
+std::vector<std::string> chosen_benchmarks(const CliOptions& options, const BenchConfig& config) {
+  std::vector<std::string> names;
+  for (const std::string& name : options.benchmarks) {
+    const bool lacks_data = name == "perplexity" && !config.dataset;
+    if (lacks_data && !options.all_benchmarks)
+      throw ConfigError(
+          {"perplexity: expected a token file in the key dataset or the flag --dataset, got none (make "
+           "data writes one)"});
+    if (lacks_data && !options.quiet)
+      std::fprintf(stderr, "perplexity is left out: no dataset is given (--dataset FILE)\n");
+    if (!lacks_data) names.push_back(name);
+  }
+  return names;
+}
+
+void check_device(const BenchConfig& config) {
+  if (config.device == Device::kCuda)
+    throw ConfigError({"device: expected auto or cpu, got cuda (this build has no CUDA operators)"});
+}
+
+void warn_of_slow_dtype(const BenchConfig& config, const CliOptions& options) {
+  if (config.dtype == DType::kFloat32 || options.quiet) return;
+  std::fprintf(stderr,
+               "warning: matrix products in %s can be 100 times slower than in float32 on a CPU without "
+               "instructions for them\n",
+               dtype_name(config.dtype));
+}
+
+ExitCode run(const CliOptions& options) {
+  const BenchConfig config = resolve_config(options);
+  check_device(config);
+  ops::build_info();  // a wrong KVFUSE_ISA is an error now, not in the middle
+  const std::vector<std::string> benchmarks = chosen_benchmarks(options, config);
+  if (options.dry_run) {
+    std::fputs(render(plan(config, benchmarks), options.output).c_str(), stdout);
+    return ExitCode::kOk;
+  }
+  warn_of_slow_dtype(config, options);
+  install_interrupt_handlers();
+  install_counting_allocator(config.memory_budget);
+  if (config.num_threads) at::set_num_threads(static_cast<int>(*config.num_threads));
+
+  RecordLog log(config.log_file, {.sync = options.fsync, .clear = options.clear_log});
+  for (const std::string& notice : log.notices()) std::fprintf(stderr, "%s\n", notice.c_str());
+  Session session(config, options, log);
+  for (const Suite& suite : kSuites) {
+    if (std::find(benchmarks.begin(), benchmarks.end(), suite.name) == benchmarks.end()) continue;
+    const Table summary = suite.run(session);
+    if (options.output == TableFormat::kTable)
+      std::printf("\n%s, %s %s\n", suite.name, config.model_name.c_str(), dtype_name(config.dtype));
+    std::fputs(render(summary, options.output).c_str(), stdout);
+    if (interrupted_signal() != 0) break;
+  }
+  if (interrupted_signal() != 0) {
+    fail("interrupted; what was measured is in " + log.path() + " (--resume measures the rest)");
+    return static_cast<ExitCode>(static_cast<int>(ExitCode::kSignalBase) + interrupted_signal());
+  }
+  return session.any_point_failed() ? ExitCode::kPointsFailed : ExitCode::kOk;
+}
+
+ExitCode dispatch(int argc, const char* const* argv) {
+  const CliOptions options = parse_cli(argc, argv);
+  if (!options.help.empty()) {
+    std::fputs(options.help.c_str(), stdout);
+    return ExitCode::kOk;
+  }
+  if (options.list_versions) {
+    std::fputs(render(version_table(), options.output).c_str(), stdout);
+    return ExitCode::kOk;
+  }
+  if (options.self_check) return self_check() ? ExitCode::kOk : ExitCode::kPointsFailed;
+  return run(options);
+}
+
+// Every way to fail ends here, in one line a problem and an exit code.
+ExitCode guarded_main(int argc, const char* const* argv) {
+  try {
+    return dispatch(argc, argv);
+  } catch (const ConfigError& error) {
+    for (const std::string& problem : error.problems()) fail(problem);
+    return ExitCode::kUsage;
+  } catch (const ModelFileError& error) {
+    fail(error.what());
+    return ExitCode::kDataFile;
+  } catch (const DataFileError& error) {
+    fail(error.what());
+    return ExitCode::kDataFile;
+  } catch (const ResourceError& error) {
+    fail(error.what());
+  } catch (const c10::Error& error) {
+    fail(error.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    fail("the system has no memory left");
+  } catch (const std::exception& error) {
+    fail(error.what());
+    return ExitCode::kUsage;
+  }
+  return ExitCode::kResources;
+}
+
+}  // namespace
+}  // namespace kvfuse::bench
+
+int main(int argc, char** argv) { return static_cast<int>(kvfuse::bench::guarded_main(argc, argv)); }

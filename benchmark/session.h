@@ -1,0 +1,80 @@
+// One run of bench_runner: what every suite works with. It loads the model, knows which points are still to
+// be measured, and turns each outcome into a durable record.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "benchmark/cli.h"
+#include "benchmark/config.h"
+#include "benchmark/limits.h"
+#include "benchmark/progress.h"
+#include "benchmark/record.h"
+#include "csrc/model/gpt2.h"
+
+namespace kvfuse::bench {
+
+at::ScalarType scalar_type(DType dtype);
+
+// What became of one measurement.
+struct Outcome {
+  Status status = Status::kOk;
+  std::string reason;
+};
+
+class Session {
+ public:
+  // Loads the weights. Throws ModelFileError, or ResourceError if they do not fit memory_budget.
+  Session(const BenchConfig& config, const CliOptions& options, RecordLog& log);
+
+  const BenchConfig& config() const { return config_; }
+  const CliOptions& options() const { return options_; }
+  const Gpt2& model() const { return *model_; }
+  RecordLog& log() { return log_; }
+
+  // Everything that identifies a point: equal cases of two runs are the same measurement.
+  json make_case(const std::string& benchmark, const std::string& version,
+                 std::optional<std::int64_t> T) const;
+  // Whether --resume finds it measured.
+  bool done(const json& case_key) const { return options_.resume && log_.done(case_key); }
+
+  // Runs `measure` and says how it ended: ok, oom, failed, or interrupted (by a signal noted meanwhile).
+  Outcome attempt(const std::function<void()>& measure) const;
+
+  // Adds the metadata, writes the record, announces it and remembers a failure for the exit code.
+  void record(const std::string& benchmark, const json& case_key, const Outcome& outcome,
+              const json& measured, const std::string& announcement);
+
+  // An empty cache for `capacity` tokens, or none if the version keeps none.
+  std::optional<KvCache> make_cache(const Strategy& strategy, std::int64_t batch,
+                                    std::int64_t capacity) const;
+
+  // The same seeded prompt for every version: int64 [batch_size, prompt_length].
+  const at::Tensor& prompt() const { return prompt_; }
+
+  roofline::TransformerShape shape(const Strategy& strategy) const;
+
+  // A line on stderr, unless --quiet.
+  void say(const std::string& text);
+  void progress(double done, double total, const std::string& label);
+  void finish_progress();
+
+  bool any_point_failed() const { return any_point_failed_; }
+
+ private:
+  json metadata(const std::string& version) const;
+
+  const BenchConfig& config_;
+  const CliOptions& options_;
+  RecordLog& log_;
+  std::optional<Gpt2> model_;
+  at::Tensor prompt_;
+  std::optional<Progress> progress_;
+  bool any_point_failed_ = false;
+};
+
+}  // namespace kvfuse::bench

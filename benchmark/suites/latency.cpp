@@ -1,0 +1,180 @@
+// latency_vs_T: the time to generate T tokens after a prompt. The versions of one T are sampled in turn, so
+// that a slow moment of the machine meets all of them.
+#include <cmath>
+
+#include "benchmark/interrupt.h"
+#include "benchmark/statistics.h"
+#include "benchmark/suites/suites.h"
+#include "benchmark/timer.h"
+#include "csrc/model/generate.h"
+#include "csrc/versions/registry.h"
+
+namespace kvfuse::bench {
+namespace {
+
+constexpr const char* kName = "latency_vs_T";
+constexpr double kNoisyVariation = 0.05;  // standard deviation over mean above which a record is marked
+
+// One version at one T.
+struct Point {
+  const Strategy* strategy;
+  json case_key;
+  std::vector<double> samples_ms;
+  Outcome outcome;
+};
+
+class Latency {
+ public:
+  explicit Latency(Session& session) : session_(session), config_(session.config()) {
+    for (const std::int64_t T : config_.T_values)
+      for (const Point& point : points_of(T)) total_work_ += work_of(point, T) * runs();
+  }
+
+  void run() {
+    for (const std::int64_t T : config_.T_values) {
+      std::vector<Point> points = points_of(T);
+      if (points.empty()) continue;
+      const roofline::MachineLimits before = measure_limits(session_.model().dtype());
+      for (std::int64_t run = 0; run < runs(); ++run)
+        for (Point& point : points)
+          if (point.outcome.status == Status::kOk) sample(point, T, run < config_.num_warmup_runs);
+      const roofline::MachineLimits limits = better_of(before, measure_limits(session_.model().dtype()));
+      for (const Point& point : points)
+        session_.record(kName, point.case_key, point.outcome, measured(point, T, limits),
+                        announcement(point, T));
+      if (interrupted_signal() != 0) return;
+    }
+  }
+
+ private:
+  std::int64_t runs() const { return config_.num_warmup_runs + config_.num_measure_runs; }
+
+  std::vector<Point> points_of(std::int64_t T) const {
+    std::vector<Point> points;
+    for (const std::string& version : config_.versions) {
+      const json case_key = session_.make_case(kName, version, T);
+      if (!session_.done(case_key)) points.push_back({&find_version(version), case_key, {}, {}});
+    }
+    return points;
+  }
+
+  // What a run costs compared with others, for the progress bar: tokens that pass through the model.
+  double work_of(const Point& point, std::int64_t T) const {
+    const double tokens = static_cast<double>(T);
+    const double prompt = static_cast<double>(config_.prompt_length);
+    if (point.strategy->use_cache) return tokens * 6;  // a lone token takes as long as six of a long pass
+    return tokens * (6 + prompt + tokens / 2);
+  }
+
+  void sample(Point& point, std::int64_t T, bool warmup) {
+    const std::string label = "latency " + std::string(point.strategy->name) + " T=" + std::to_string(T);
+    const double work = work_of(point, T);
+    point.outcome = session_.attempt([&] {
+      Sampler sampler({.temperature = config_.temperature,
+                       .top_k = config_.top_k,
+                       .top_p = config_.top_p,
+                       .seed = static_cast<std::uint64_t>(config_.seed)});
+      // The last token is sampled but not run, so the cache ends one short of prompt + T.
+      std::optional<KvCache> cache =
+          session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
+      std::int64_t generated = 0;
+      const Timer timer;
+      generate(session_.model(), cache ? &*cache : nullptr, session_.prompt(), T, sampler, [&] {
+        ++generated;
+        if (generated % 16 == 0)
+          session_.progress(done_work_ + work * static_cast<double>(generated) / static_cast<double>(T),
+                            total_work_, label);
+        return interrupted_signal() == 0;
+      });
+      const double elapsed_ms = timer.elapsed_ms();
+      if (!warmup && generated == T) point.samples_ms.push_back(elapsed_ms);
+    });
+    done_work_ += work;
+    session_.progress(done_work_, total_work_, label);
+  }
+
+  json measured(const Point& point, std::int64_t T, const roofline::MachineLimits& limits) const {
+    const roofline::GenerationCost cost =
+        roofline::generation_cost(session_.shape(*point.strategy), point.strategy->use_cache,
+                                  config_.batch_size, config_.prompt_length, T, limits);
+    json fields = {{"T", T},
+                   {"time_total_ms_samples", point.samples_ms},
+                   {"model_bytes", cost.total.bytes / static_cast<double>(T)},
+                   {"model_flops", cost.total.flops / static_cast<double>(T)},
+                   {"read_bandwidth_bytes_per_s", limits.read_bytes_per_s},
+                   {"matmul_flops_per_s", limits.matmul_flops_per_s},
+                   {"shortest_ms", cost.shortest_ms}};
+    if (point.samples_ms.empty()) return fields;
+    const Summary summary = summarize(point.samples_ms);
+    const auto optional = [](const std::optional<double>& value) {
+      return value ? json(*value) : json(nullptr);
+    };
+    fields.update(
+        {{"time_total_ms_median", summary.median},
+         {"time_total_ms_mean", summary.mean},
+         {"time_total_ms_min", summary.min},
+         {"time_total_ms_p95", summary.p95},
+         {"time_total_ms_std", optional(summary.stddev)},
+         {"time_total_ms_ci95", optional(summary.ci95_half_width)},
+         {"time_per_token_ms_median", summary.median / static_cast<double>(T)},
+         {"limit_fraction", cost.shortest_ms / summary.median},
+         {"quality", summary.stddev.value_or(0) > kNoisyVariation * summary.mean ? "noisy" : "ok"}});
+    return fields;
+  }
+
+  std::string announcement(const Point& point, std::int64_t T) const {
+    if (point.samples_ms.empty()) return "no sample";
+    const double total_ms = median(point.samples_ms);
+    return fixed(total_ms, 1) + " ms, " + fixed(total_ms / static_cast<double>(T), 2) + " ms a token";
+  }
+
+  Session& session_;
+  const BenchConfig& config_;
+  double total_work_ = 0;
+  double done_work_ = 0;
+};
+
+// "1.52 [1.50, 1.55]": how many times as fast as `reference`.
+std::string speedup_text(const json* reference, const json& record) {
+  if (reference == nullptr) return "-";
+  const auto samples = [](const json& from) {
+    return from.value("time_total_ms_samples", std::vector<double>());
+  };
+  if (samples(*reference).empty() || samples(record).empty()) return "-";
+  const Ratio ratio = ratio_of_medians(samples(*reference), samples(record));
+  return fixed(ratio.value, 2) + " [" + fixed(ratio.low, 2) + ", " + fixed(ratio.high, 2) + "]";
+}
+
+Table summary_of(Session& session) {
+  const Results results(session, kName);
+  const std::string uncached(uncached_baseline().name);
+  const std::string cached(cached_baseline().name);
+  Table table{
+      .headers = {"T", "version", "total ms", "ms/token", "vs " + uncached, "vs " + cached, "limit_fraction"},
+      .rows = {}};
+  for (const std::int64_t T : session.config().T_values)
+    for (const std::string& version : session.config().versions) {
+      const json* record = results.find(session.make_case(kName, version, T));
+      if (record == nullptr) {
+        table.rows.push_back({std::to_string(T), version, "-", "-", "-", "-", "-"});
+        continue;
+      }
+      const auto against = [&](const std::string& name) {
+        return speedup_text(results.find(session.make_case(kName, name, T)), *record);
+      };
+      table.rows.push_back({std::to_string(T), version, number_text(*record, "time_total_ms_median", 1),
+                            number_text(*record, "time_per_token_ms_median", 2), against(uncached),
+                            against(cached), number_text(*record, "limit_fraction", 2)});
+    }
+  return table;
+}
+
+}  // namespace
+
+Table run_latency(Session& session) {
+  Latency(session).run();
+  session.finish_progress();
+  return summary_of(session);
+}
+
+}  // namespace kvfuse::bench

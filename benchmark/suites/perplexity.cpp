@@ -1,0 +1,185 @@
+// perplexity: how well the model predicts a text. The tokens are cut into windows of at most block_size, one
+// after the other, and the cache is emptied between them; every token of a window but its first is predicted
+// from those before it.
+//
+// Teacher forcing runs each window in one pass without a cache, the same for every version. Autoregressive
+// runs one token at a time through the version's cache, so that the cache's precision shows.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/logsumexp.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "benchmark/interrupt.h"
+#include "benchmark/suites/suites.h"
+#include "benchmark/timer.h"
+#include "csrc/text/token_file.h"
+#include "csrc/versions/registry.h"
+
+namespace kvfuse::bench {
+namespace {
+
+constexpr const char* kName = "perplexity";
+
+struct Windows {
+  std::vector<at::Tensor> batches;  // int64 [windows, length]; equal lengths in a batch
+  std::int64_t window = 0;          // tokens of a full one
+  std::int64_t count = 0;
+  std::int64_t predicted = 0;  // tokens that are scored
+};
+
+Windows cut(const std::vector<std::uint16_t>& tokens, const BenchConfig& config) {
+  const std::int64_t total =
+      std::min<std::int64_t>(static_cast<std::int64_t>(tokens.size()), config.max_tokens.value_or(INT64_MAX));
+  at::Tensor ids = at::empty({total}, at::TensorOptions().dtype(at::kLong));
+  std::copy_n(tokens.begin(), total, ids.mutable_data_ptr<std::int64_t>());
+  Windows windows;
+  windows.window = std::min(config.model.block_size, total);
+  const std::int64_t full = total / windows.window;
+  for (std::int64_t first = 0; first < full; first += config.batch_size) {
+    const std::int64_t count = std::min(config.batch_size, full - first);
+    windows.batches.push_back(
+        ids.narrow(0, first * windows.window, count * windows.window).view({count, windows.window}));
+  }
+  const std::int64_t rest = total - full * windows.window;
+  if (rest >= 2) windows.batches.push_back(ids.narrow(0, full * windows.window, rest).view({1, rest}));
+  for (const at::Tensor& batch : windows.batches) {
+    windows.count += batch.size(0);
+    windows.predicted += batch.size(0) * (batch.size(1) - 1);
+  }
+  return windows;
+}
+
+// Sum of -log p(target) in nats. logits [batch, T, vocab_size], targets [batch, T].
+double negative_log_likelihood(const at::Tensor& logits, const at::Tensor& targets) {
+  const at::Tensor wide = logits.to(at::kFloat);
+  const at::Tensor chosen = at::gather(wide, 2, targets.unsqueeze(2)).squeeze(2);
+  return (at::logsumexp(wide, 2).to(at::kDouble) - chosen.to(at::kDouble)).sum().item<double>();
+}
+
+class Perplexity {
+ public:
+  Perplexity(Session& session, const Windows& windows, const Strategy& strategy)
+      : session_(session), windows_(windows), strategy_(strategy) {}
+
+  // Mean -log p over the scored tokens. Stops early when the run is interrupted.
+  double loss() {
+    const c10::InferenceMode inference;
+    double sum = 0;
+    for (const at::Tensor& batch : windows_.batches) {
+      if (interrupted_signal() != 0) break;
+      sum += session_.config().autoregressive ? token_by_token(batch) : one_pass(batch);
+    }
+    return sum / static_cast<double>(windows_.predicted);
+  }
+
+ private:
+  double one_pass(const at::Tensor& batch) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < batch.size(0);
+         ++i) {  // one window at a time: the logits are the largest tensor
+      const std::int64_t inputs = batch.size(1) - 1;
+      const at::Tensor window = batch.narrow(0, i, 1);
+      sum += negative_log_likelihood(
+          session_.model().forward(window.narrow(1, 0, inputs), nullptr, LogitsOf::kEveryToken),
+          window.narrow(1, 1, inputs));
+      advance(inputs);
+      if (interrupted_signal() != 0) break;
+    }
+    return sum;
+  }
+
+  double token_by_token(const at::Tensor& batch) {
+    std::optional<KvCache> cache = session_.make_cache(strategy_, batch.size(0), batch.size(1) - 1);
+    double sum = 0;
+    for (std::int64_t t = 0; t + 1 < batch.size(1) && interrupted_signal() == 0; ++t) {
+      const at::Tensor input = cache ? batch.narrow(1, t, 1) : batch.narrow(1, 0, t + 1);
+      const at::Tensor logits =
+          session_.model().forward(input, cache ? &*cache : nullptr, LogitsOf::kLastToken);
+      sum += negative_log_likelihood(logits, batch.narrow(1, t + 1, 1));
+      advance(batch.size(0));
+    }
+    return sum;
+  }
+
+  void advance(std::int64_t tokens) {
+    scored_ += tokens;
+    session_.progress(static_cast<double>(scored_), static_cast<double>(windows_.predicted),
+                      "perplexity " + std::string(strategy_.name));
+  }
+
+  Session& session_;
+  const Windows& windows_;
+  const Strategy& strategy_;
+  std::int64_t scored_ = 0;
+};
+
+json case_of(const Session& session, const std::string& version, const TokenFile& file) {
+  json key = session.make_case(kName, version, std::nullopt);
+  const BenchConfig& config = session.config();
+  key.update({{"dataset_sha256", file.sha256},
+              {"mode", config.autoregressive ? "autoregressive" : "teacher_forcing"},
+              {"max_tokens", config.max_tokens ? json(*config.max_tokens) : json(nullptr)}});
+  return key;
+}
+
+void run_version(Session& session, const Windows& windows, const TokenFile& file,
+                 const std::string& version) {
+  const json case_key = case_of(session, version, file);
+  if (session.done(case_key) || interrupted_signal() != 0) return;
+  double loss = 0;
+  const Timer timer;
+  const Outcome outcome =
+      session.attempt([&] { loss = Perplexity(session, windows, find_version(version)).loss(); });
+  session.finish_progress();
+
+  json measured = {{"dataset", *session.config().dataset},
+                   {"dataset_sha256", file.sha256},
+                   {"mode", case_key["mode"]},
+                   {"window", windows.window},
+                   {"stride", windows.window},
+                   {"num_windows", windows.count},
+                   {"num_tokens", windows.predicted},
+                   {"elapsed_s", timer.elapsed_ms() / 1e3}};
+  if (outcome.status == Status::kOk) {
+    measured.update({{"loss", loss}, {"perplexity", std::exp(loss)}, {"degradation", nullptr}});
+    const Results results(session, kName);
+    const json* baseline = results.find(case_of(session, std::string(cached_baseline().name), file));
+    if (baseline != nullptr && (*baseline)["perplexity"].is_number())
+      measured["degradation"] = 100.0 * (std::exp(loss) / (*baseline)["perplexity"].get<double>() - 1.0);
+  }
+  session.record(
+      kName, case_key, outcome, measured,
+      "perplexity " + number_text(measured, "perplexity", 4) + " over " + std::to_string(windows.predicted) +
+          " tokens (" +
+          (session.config().weights ? "weights of " + *session.config().weights : "random weights") + ")");
+}
+
+}  // namespace
+
+Table run_perplexity(Session& session) {
+  const TokenFile file = read_token_file(*session.config().dataset, session.config().model.vocab_size);
+  const Windows windows = cut(file.tokens, session.config());
+  if (windows.predicted == 0)
+    throw DataFileError(*session.config().dataset + ": expected at least 2 tokens, got " +
+                        std::to_string(file.tokens.size()));
+  for (const std::string& version : session.config().versions) run_version(session, windows, file, version);
+
+  const Results results(session, kName);
+  Table table{.headers = {"version", "mode", "tokens", "loss", "perplexity", "degradation %", "seconds"},
+              .rows = {}};
+  for (const std::string& version : session.config().versions) {
+    const json case_key = case_of(session, version, file);
+    const json* found = results.find(case_key);
+    const json record = found == nullptr ? json::object() : *found;
+    table.rows.push_back({version, case_key["mode"].get<std::string>(), number_text(record, "num_tokens", 0),
+                          number_text(record, "loss", 6), number_text(record, "perplexity", 4),
+                          number_text(record, "degradation", 4), number_text(record, "elapsed_s", 1)});
+  }
+  return table;
+}
+
+}  // namespace kvfuse::bench

@@ -1,0 +1,32 @@
+// What the summaries of the suites share.
+#include <cstdio>
+
+#include "benchmark/suites/suites.h"
+
+namespace kvfuse::bench {
+
+Results::Results(Session& session, const std::string& benchmark) {
+  session.log().for_each([&](const json& record) {
+    if (record.value("benchmark_name", "") == benchmark && record.value("status", "") == "ok")
+      records_.push_back(record);
+  });
+}
+
+const json* Results::find(const json& case_key) const {
+  for (auto record = records_.rbegin(); record != records_.rend(); ++record)
+    if (record->contains("case") && (*record)["case"] == case_key) return &*record;
+  return nullptr;
+}
+
+std::string fixed(double value, int decimals) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, value);
+  return text;
+}
+
+std::string number_text(const json& record, const std::string& key, int decimals, double divisor) {
+  if (!record.contains(key) || !record[key].is_number()) return "-";
+  return fixed(record[key].get<double>() / divisor, decimals);
+}
+
+}  // namespace kvfuse::bench

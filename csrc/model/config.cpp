@@ -1,0 +1,74 @@
+#include "csrc/model/config.h"
+
+#include <array>
+#include <stdexcept>
+#include <utility>
+
+namespace kvfuse {
+namespace {
+
+// Layers, heads and widths as published with the GPT-2 weights; a new row is a new preset.
+constexpr std::array<std::pair<std::string_view, ModelConfig>, 4> kPresets = {{
+    {"gpt2", {.n_layer = 12, .n_head = 12, .n_embd = 768}},
+    {"gpt2-medium", {.n_layer = 24, .n_head = 16, .n_embd = 1024}},
+    {"gpt2-large", {.n_layer = 36, .n_head = 20, .n_embd = 1280}},
+    {"gpt2-xl", {.n_layer = 48, .n_head = 25, .n_embd = 1600}},
+}};
+
+void check_positive(const char* field, std::int64_t value, std::int64_t most) {
+  if (value < 1 || value > most)
+    throw std::invalid_argument("model_config: expected 1 <= " + std::string(field) +
+                                " <= " + std::to_string(most) + ", got " + std::to_string(value));
+}
+
+}  // namespace
+
+std::int64_t ModelConfig::parameter_count() const {
+  const std::int64_t bias_terms = bias ? 1 : 0;
+  const std::int64_t norm = n_embd * (1 + bias_terms);
+  const std::int64_t attention = 4 * n_embd * n_embd + bias_terms * 4 * n_embd;
+  const std::int64_t mlp = 8 * n_embd * n_embd + bias_terms * 5 * n_embd;
+  return (vocab_size + block_size) * n_embd + n_layer * (2 * norm + attention + mlp) + norm;
+}
+
+void check_model_config(const ModelConfig& config) {
+  // The upper bounds keep every product of two fields far from 2^63.
+  check_positive("n_layer", config.n_layer, 1024);
+  check_positive("n_head", config.n_head, 1024);
+  check_positive("n_embd", config.n_embd, 65536);
+  check_positive("block_size", config.block_size, 1 << 20);
+  check_positive("vocab_size", config.vocab_size, 1 << 24);
+  if (config.n_embd % config.n_head != 0)
+    throw std::invalid_argument("model_config: expected n_embd to be a multiple of n_head, got n_embd " +
+                                std::to_string(config.n_embd) + " and n_head " +
+                                std::to_string(config.n_head));
+  if (!(config.dropout >= 0.0 && config.dropout < 1.0))
+    throw std::invalid_argument("model_config: expected 0 <= dropout < 1, got " +
+                                std::to_string(config.dropout));
+}
+
+ModelConfig preset_config(std::string_view name) {
+  for (const auto& [preset, config] : kPresets)
+    if (preset == name) return config;
+  std::string known;
+  for (const std::string& preset : preset_names()) known += (known.empty() ? "" : ", ") + preset;
+  throw std::invalid_argument("unknown model \"" + std::string(name) + "\" (known: " + known + ")");
+}
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const auto& [preset, config] : kPresets) names.emplace_back(preset);
+  return names;
+}
+
+std::int64_t kv_bytes_per_token(const ModelConfig& config, const Strategy& strategy,
+                                std::int64_t model_element_bytes) {
+  if (!strategy.use_cache) return 0;
+  constexpr std::int64_t kScaleBytes = 4;  // one float32 scale a row of codes
+  const bool quantised = strategy.kv_cache_dtype == KvCacheDtype::kInt8;
+  const std::int64_t row_bytes =
+      quantised ? config.head_dim() + kScaleBytes : config.head_dim() * model_element_bytes;
+  return 2 * config.n_layer * config.n_head * row_bytes;
+}
+
+}  // namespace kvfuse

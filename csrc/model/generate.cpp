@@ -1,0 +1,33 @@
+#include "csrc/model/generate.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/InferenceMode.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace kvfuse {
+
+at::Tensor generate(const Gpt2& model, KvCache* cache, const at::Tensor& prompt, std::int64_t new_tokens,
+                    Sampler& sampler, const OnToken& on_token) {
+  const c10::InferenceMode inference;
+  const std::int64_t prompt_length = prompt.size(1);
+  if (prompt_length + new_tokens > model.config().block_size)
+    throw std::invalid_argument("generate: expected prompt + new tokens <= block_size " +
+                                std::to_string(model.config().block_size) + ", got " +
+                                std::to_string(prompt_length) + " + " + std::to_string(new_tokens));
+  if (cache != nullptr) cache->reset();
+  at::Tensor tokens = at::empty({prompt.size(0), prompt_length + new_tokens}, prompt.options());
+  tokens.narrow(1, 0, prompt_length).copy_(prompt);
+  std::int64_t length = prompt_length;
+  for (std::int64_t i = 0; i < new_tokens; ++i) {
+    const std::int64_t first = cache == nullptr ? 0 : cache->length();
+    const at::Tensor logits =
+        model.forward(tokens.narrow(1, first, length - first), cache, LogitsOf::kLastToken);
+    tokens.select(1, length++).copy_(sampler.sample(logits.select(1, 0)));
+    if (on_token && !on_token()) break;
+  }
+  return tokens.narrow(1, 0, length);
+}
+
+}  // namespace kvfuse

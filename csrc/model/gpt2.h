@@ -1,0 +1,40 @@
+// GPT-2 on LibTorch: pre-norm transformer with learned positions and an output head tied to the token
+// embedding.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "csrc/model/kv_cache.h"
+#include "csrc/model/weights.h"
+
+namespace kvfuse {
+
+enum class LogitsOf { kLastToken, kEveryToken };
+
+class Gpt2 {
+ public:
+  explicit Gpt2(Gpt2Weights weights) : weights_(std::move(weights)) {}
+
+  // One forward pass over `tokens` (int64 [batch, T]); returns logits [batch, 1 or T, vocab_size] in the
+  // weights' dtype. Without a cache the tokens are whole sequences. With one they follow those it holds:
+  // their keys and values are appended, and they attend to all of it. Throws std::invalid_argument if the
+  // tokens would leave block_size, the cache's capacity or its batch.
+  at::Tensor forward(const at::Tensor& tokens, KvCache* cache, LogitsOf which) const;
+
+  const ModelConfig& config() const { return weights_.config; }
+  const Gpt2Weights& weights() const { return weights_; }
+  at::ScalarType dtype() const { return weights_.token_embedding.scalar_type(); }
+
+ private:
+  void check(const at::Tensor& tokens, const KvCache* cache) const;
+  at::Tensor embed(const at::Tensor& tokens, std::int64_t first_position) const;
+  at::Tensor attention(const at::Tensor& x, const LayerWeights& layer, std::int64_t index,
+                       KvCache* cache) const;
+  at::Tensor mlp(const at::Tensor& x, const LayerWeights& layer) const;
+
+  Gpt2Weights weights_;
+};
+
+}  // namespace kvfuse

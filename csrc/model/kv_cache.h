@@ -1,0 +1,51 @@
+// The keys and values of the tokens seen so far, one tensor of each a layer, written in place by the
+// operators.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "csrc/model/config.h"
+
+namespace kvfuse {
+
+// What one layer keeps.
+struct KvCacheLayer {
+  at::Tensor k, v;                             // [batch, n_head, capacity, head_dim]
+  std::optional<at::Tensor> k_scale, v_scale;  // float32 [batch, n_head, capacity]; only with int8 codes
+};
+
+class KvCache {
+ public:
+  // Holds `capacity` tokens of `batch` sequences; `dtype` is the model's. Throws std::invalid_argument if
+  // batch or capacity is below 1, if capacity exceeds block_size, or if the strategy keeps no cache.
+  KvCache(const ModelConfig& config, const Strategy& strategy, std::int64_t batch, std::int64_t capacity,
+          at::ScalarType dtype);
+
+  const KvCacheLayer& layer(std::int64_t index) const { return layers_[static_cast<std::size_t>(index)]; }
+  const at::Tensor& cache_seqlens() const { return cache_seqlens_; }  // int32 [batch]
+  std::int64_t batch() const { return cache_seqlens_.numel(); }
+  std::int64_t capacity() const { return capacity_; }
+  std::int64_t length() const { return length_; }  // tokens held; the same in every sequence
+
+  // Counts tokens that every layer has appended. Throws std::out_of_range past the capacity.
+  void advance(std::int64_t tokens);
+  // Forgets all but the first `length` tokens. Throws std::out_of_range if there are fewer.
+  void crop(std::int64_t length);
+  void reset() { crop(0); }
+
+  std::int64_t byte_size() const;
+
+ private:
+  void set_length(std::int64_t length);
+
+  std::vector<KvCacheLayer> layers_;
+  at::Tensor cache_seqlens_;
+  std::int64_t capacity_;
+  std::int64_t length_ = 0;
+};
+
+}  // namespace kvfuse

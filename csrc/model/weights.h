@@ -1,0 +1,54 @@
+// The weights of GPT-2 as tensors: read from a checkpoint, or drawn at random.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "csrc/model/config.h"
+#include "csrc/model/model_file.h"
+
+namespace kvfuse {
+
+// Contiguous CPU tensors of one dtype. The weight of a linear is [out, in]; a bias that the model lacks is
+// undefined.
+struct LayerWeights {
+  at::Tensor ln_1_weight, ln_1_bias;            // [n_embd]
+  at::Tensor qkv_weight, qkv_bias;              // [3 * n_embd, n_embd]: queries, keys, values
+  at::Tensor attn_proj_weight, attn_proj_bias;  // [n_embd, n_embd]
+  at::Tensor ln_2_weight, ln_2_bias;            // [n_embd]
+  at::Tensor fc_weight, fc_bias;                // [4 * n_embd, n_embd]
+  at::Tensor mlp_proj_weight, mlp_proj_bias;    // [n_embd, 4 * n_embd]
+};
+
+struct Gpt2Weights {
+  ModelConfig config;
+  at::Tensor token_embedding;     // [vocab_size, n_embd], the output head as well
+  at::Tensor position_embedding;  // [block_size, n_embd]
+  std::vector<LayerWeights> layers;
+  at::Tensor ln_f_weight, ln_f_bias;  // [n_embd]
+  bool gelu_tanh = true;              // the tanh form of GELU, not the exact one
+  std::vector<std::string> warnings;  // what is odd about the file, a line each
+
+  std::int64_t byte_size() const;
+};
+
+struct LoadOptions {
+  bool strict = false;  // weights that are NaN or infinite are an error, no warning
+};
+
+// Reads a checkpoint (gpt2_checkpoint.h says which) and converts it to `dtype`: float32, bfloat16, float16 or
+// float64. Throws ModelFileError on whatever is wrong with the file.
+Gpt2Weights load_weights(const std::filesystem::path& file_or_folder, const ModelConfig& expected,
+                         at::ScalarType dtype, const LoadOptions& options = {});
+
+// GPT-2's initialisation: normal with deviation `std_dev`, for the projections into the residual stream
+// divided by sqrt(2 * n_layer); norms 1, biases 0. Drawn in float32: a seed gives the same weights, rounded,
+// in every dtype.
+Gpt2Weights random_weights(const ModelConfig& config, at::ScalarType dtype, std::uint64_t seed,
+                           double std_dev = 0.02);
+
+}  // namespace kvfuse

@@ -1,0 +1,34 @@
+#include "csrc/ops/build_info.h"
+
+#include "kernels/cpu/isa.h"
+#include "kernels/head_dims.h"
+
+namespace kvfuse::ops {
+namespace {
+
+#ifdef __clang__
+constexpr const char* kCompiler = __VERSION__;
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
+template <int... kValues>
+std::vector<int> values(IntList<kValues...>) {
+  return {kValues...};
+}
+
+}  // namespace
+
+BuildInfo build_info() {
+  BuildInfo info = {.version = KVFUSE_VERSION,
+                    .torch_version = KVFUSE_TORCH_VERSION,
+                    .compiler = kCompiler,
+                    .cuda = false,
+                    .available_isas = {},
+                    .active_isa = cpu::isa_name(cpu::active_isa()),
+                    .supported_head_dims = values(HeadDims{})};
+  for (const cpu::Isa isa : cpu::available_isas()) info.available_isas.emplace_back(cpu::isa_name(isa));
+  return info;
+}
+
+}  // namespace kvfuse::ops

@@ -1,0 +1,217 @@
+#include "csrc/ops/check.h"
+
+#include <array>
+#include <cmath>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "csrc/ops/dtype.h"
+#include "kernels/head_dims.h"
+
+namespace kvfuse::ops {
+namespace {
+
+bool is_true(const c10::SymBool& rule) { return rule.expect_true(__FILE__, __LINE__); }
+
+std::string name_of(at::ScalarType dtype) { return c10::getDtypeNames(dtype).first; }
+
+void check_dim(const char* op, const NamedTensor& arg, std::int64_t dim, const char* shape) {
+  TORCH_CHECK_VALUE(arg.tensor.dim() == dim, op, ": expected ", arg.name, " of shape ", shape, ", got ",
+                    arg.tensor.sym_sizes());
+}
+
+void check_shape(const char* op, const NamedTensor& arg, std::span<const c10::SymInt> want,
+                 const char* shape) {
+  const c10::SymIntArrayRef got = arg.tensor.sym_sizes();
+  bool same = got.size() == want.size();
+  for (std::size_t i = 0; same && i < want.size(); ++i) same = is_true(got[i].sym_eq(want[i]));
+  TORCH_CHECK_VALUE(same, op, ": expected ", arg.name, " of shape ",
+                    c10::SymIntArrayRef(want.data(), want.size()), " (", shape, "), got ", got);
+}
+
+void check_dtype(const char* op, const NamedTensor& arg, at::ScalarType want, const char* reason) {
+  TORCH_CHECK_TYPE(arg.tensor.scalar_type() == want, op, ": expected ", arg.name, " of dtype ", name_of(want),
+                   reason, ", got ", name_of(arg.tensor.scalar_type()));
+}
+
+void check_float_dtype(const char* op, const char* name, at::ScalarType dtype) {
+  const std::optional<DType> known = to_dtype(dtype);
+  TORCH_CHECK_TYPE(known && *known != DType::kInt8, op, ": expected ", name,
+                   " of dtype float32, bfloat16 or float16, got ", name_of(dtype));
+}
+
+void check_device(const char* op, const NamedTensor& first, const NamedTensor& arg) {
+  TORCH_CHECK_VALUE(arg.tensor.device() == first.tensor.device(), op, ": expected ", arg.name,
+                    " on the device of ", first.name, " (", first.tensor.device(), "), got ",
+                    arg.tensor.device());
+}
+
+void check_contiguous(const char* op, const NamedTensor& arg) {
+  TORCH_CHECK_VALUE(arg.tensor.is_contiguous(), op, ": expected a contiguous ", arg.name, ", got strides ",
+                    arg.tensor.sym_strides());
+}
+
+void check_scale(const char* op, const char* name, const std::optional<at::Tensor>& scale,
+                 const CacheTensors& cache) {
+  const bool is_int8 = cache.k_cache.scalar_type() == at::kChar;
+  const bool given = scale.has_value() && scale->defined();
+  TORCH_CHECK_VALUE(given || !is_int8, op, ": expected ", name, " with an int8 cache, got None");
+  TORCH_CHECK_VALUE(!given || is_int8, op, ": expected no ", name, " with a ",
+                    name_of(cache.k_cache.scalar_type()), " cache (only int8 has scales), got a tensor");
+  if (!given) return;
+  const NamedTensor arg{name, *scale};
+  check_device(op, {"k_cache", cache.k_cache}, arg);
+  check_dtype(op, arg, at::kFloat, "");
+  check_shape(op, arg, cache.k_cache.sym_sizes().slice(0, 3), "batch, kv_heads, capacity of k_cache");
+  check_contiguous(op, arg);
+}
+
+// The cache by itself, and against `first`: the operator's first argument, [batch, ..., head_dim].
+void check_cache(const char* op, const NamedTensor& first, const CacheTensors& cache) {
+  const NamedTensor k_cache{"k_cache", cache.k_cache};
+  const NamedTensor v_cache{"v_cache", cache.v_cache};
+  const NamedTensor seqlens{"cache_seqlens", cache.cache_seqlens};
+  for (const NamedTensor& arg : {k_cache, v_cache, seqlens}) check_device(op, first, arg);
+
+  const at::ScalarType dtype = cache.k_cache.scalar_type();
+  TORCH_CHECK_TYPE(dtype == at::kChar || dtype == first.tensor.scalar_type(), op,
+                   ": expected k_cache of dtype ", name_of(first.tensor.scalar_type()), " (that of ",
+                   first.name, ") or int8, got ", name_of(dtype));
+  check_dtype(op, v_cache, dtype, " (that of k_cache)");
+  check_dtype(op, seqlens, at::kInt, "");
+
+  check_dim(op, k_cache, 4, "[batch, kv_heads, capacity, head_dim]");
+  check_shape(op, v_cache, cache.k_cache.sym_sizes(), "that of k_cache");
+  TORCH_CHECK_VALUE(is_true(cache.k_cache.sym_size(1).sym_ge(1)), op,
+                    ": expected at least one head in k_cache, got shape ", cache.k_cache.sym_sizes());
+  for (const std::int64_t dim : {0, 3})
+    TORCH_CHECK_VALUE(is_true(cache.k_cache.sym_size(dim).sym_eq(first.tensor.sym_size(dim))), op,
+                      ": expected k_cache with the ", dim == 0 ? "batch" : "head_dim", " of ", first.name,
+                      " (", first.tensor.sym_size(dim), "), got ", cache.k_cache.sym_size(dim));
+  check_shape(op, seqlens, cache.k_cache.sym_sizes().slice(0, 1), "batch of k_cache");
+  for (const NamedTensor& arg : {k_cache, v_cache, seqlens}) check_contiguous(op, arg);
+  check_scale(op, "k_scale", cache.k_scale, cache);
+  check_scale(op, "v_scale", cache.v_scale, cache);
+}
+
+// `arg` opens the operator's argument list: everything else is compared with it.
+void check_first(const char* op, const NamedTensor& arg, const char* shape) {
+  check_dim(op, arg, 4, shape);
+  check_float_dtype(op, arg.name, arg.tensor.scalar_type());
+  const std::int64_t head_dim = arg.tensor.sym_size(3).guard_int(__FILE__, __LINE__);
+  TORCH_CHECK_NOT_IMPLEMENTED(is_supported_head_dim(head_dim), op, ": expected ", arg.name,
+                              " with a head_dim of ", supported_head_dims(), ", got ", head_dim);
+}
+
+// K and V rows of `tokens` tokens, to be appended to `cache`.
+void check_new_rows(const char* op, const NamedTensor& first, const NamedTensor& rows,
+                    const CacheTensors& cache, const c10::SymInt& tokens) {
+  check_device(op, first, rows);
+  TORCH_CHECK_TYPE(rows.tensor.scalar_type() == first.tensor.scalar_type(), op, ": expected ", rows.name,
+                   " of dtype ", name_of(first.tensor.scalar_type()), " (that of ", first.name, "), got ",
+                   name_of(rows.tensor.scalar_type()));
+  const std::array<c10::SymInt, 4> want = {cache.k_cache.sym_size(0), cache.k_cache.sym_size(1), tokens,
+                                           cache.k_cache.sym_size(3)};
+  check_shape(op, rows, want, "batch, kv_heads, tokens, head_dim");
+}
+
+void check_query(const char* op, const at::Tensor& q, const CacheTensors& cache,
+                 std::optional<double> softmax_scale) {
+  check_first(op, {"q", q}, "[batch, heads, q_len, head_dim]");
+  check_cache(op, {"q", q}, cache);
+  const c10::SymInt heads = q.sym_size(1);
+  const c10::SymInt kv_heads = cache.k_cache.sym_size(1);
+  TORCH_CHECK_VALUE(is_true(heads.sym_ge(1)) && is_true((heads % kv_heads).sym_eq(0)), op,
+                    ": expected heads of q to be a multiple of the ", kv_heads, " kv_heads of k_cache, got ",
+                    heads);
+  TORCH_CHECK_VALUE(!softmax_scale || std::isfinite(static_cast<float>(*softmax_scale)), op,
+                    ": expected a finite softmax_scale, got ", *softmax_scale);
+}
+
+// The bytes from the first to the last element.
+struct MemoryRange {
+  const char* begin = nullptr;
+  const char* end = nullptr;
+};
+
+MemoryRange memory_of(const at::Tensor& tensor) {
+  if (tensor.numel() == 0) return {};
+  std::int64_t elements = 1;
+  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim)
+    elements += (tensor.size(dim) - 1) * tensor.stride(dim);
+  const char* begin = static_cast<const char*>(tensor.const_data_ptr());
+  return {begin, begin + elements * static_cast<std::int64_t>(tensor.element_size())};
+}
+
+}  // namespace
+
+void check_kv_append(const at::Tensor& k, const at::Tensor& v, const CacheTensors& cache) {
+  const NamedTensor first{"k", k};
+  check_first(kKvAppend, first, "[batch, kv_heads, tokens, head_dim]");
+  check_cache(kKvAppend, first, cache);
+  check_new_rows(kKvAppend, first, first, cache, k.sym_size(2));
+  check_new_rows(kKvAppend, first, {"v", v}, cache, k.sym_size(2));
+}
+
+void check_decode_attention(const at::Tensor& q, const CacheTensors& cache,
+                            std::optional<double> softmax_scale) {
+  check_query(kDecodeAttention, q, cache, softmax_scale);
+}
+
+void check_append_attention(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const CacheTensors& cache, std::optional<double> softmax_scale) {
+  check_query(op, q, cache, softmax_scale);
+  check_new_rows(op, {"q", q}, {"k", k}, cache, q.sym_size(2));
+  check_new_rows(op, {"q", q}, {"v", v}, cache, q.sym_size(2));
+}
+
+void check_quantize_kv(const at::Tensor& x) {
+  check_float_dtype(kQuantizeKv, "x", x.scalar_type());
+  TORCH_CHECK_VALUE(x.dim() >= 1, kQuantizeKv, ": expected x of shape [..., width], got ", x.sym_sizes());
+}
+
+void check_dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
+  check_dtype(kDequantizeKv, {"codes", codes}, at::kChar, "");
+  check_dtype(kDequantizeKv, {"scale", scale}, at::kFloat, "");
+  check_float_dtype(kDequantizeKv, "a result", dtype);
+  check_device(kDequantizeKv, {"codes", codes}, {"scale", scale});
+  TORCH_CHECK_VALUE(codes.dim() >= 1, kDequantizeKv, ": expected codes of shape [..., width], got ",
+                    codes.sym_sizes());
+  check_shape(kDequantizeKv, {"scale", scale}, codes.sym_sizes().slice(0, codes.dim() - 1),
+              "that of codes without its last dimension");
+}
+
+void check_lengths(const char* op, const CacheTensors& cache, std::int64_t appended) {
+  const std::int64_t capacity = cache.k_cache.size(2);
+  const std::int32_t* seqlens = cache.cache_seqlens.const_data_ptr<std::int32_t>();
+  for (std::int64_t b = 0; b < cache.cache_seqlens.size(0); ++b) {
+    TORCH_CHECK_VALUE(seqlens[b] >= 0, op, ": expected cache_seqlens[", b, "] >= 0, got ", seqlens[b]);
+    const std::int64_t total = seqlens[b] + appended;
+    TORCH_CHECK_VALUE(total <= capacity, op, ": expected cache_seqlens[", b, "]",
+                      appended > 0 ? " + " + std::to_string(appended) : std::string(), " <= ", capacity,
+                      " (capacity of k_cache), got ", total);
+  }
+}
+
+void check_separate_memory(const char* op, const CacheTensors& cache,
+                           std::initializer_list<NamedTensor> inputs) {
+  std::vector<NamedTensor> written = {{"k_cache", cache.k_cache}, {"v_cache", cache.v_cache}};
+  if (cache.k_cache.scalar_type() == at::kChar) {
+    written.push_back({"k_scale", *cache.k_scale});
+    written.push_back({"v_scale", *cache.v_scale});
+  }
+  const auto check_pair = [op](const NamedTensor& a, const NamedTensor& b) {
+    const MemoryRange first = memory_of(a.tensor);
+    const MemoryRange second = memory_of(b.tensor);
+    TORCH_CHECK_VALUE(first.end <= second.begin || second.end <= first.begin, op, ": expected ", a.name,
+                      " and ", b.name, " in separate memory, got tensors that overlap");
+  };
+  for (auto a = written.begin(); a != written.end(); ++a) {
+    for (auto b = a + 1; b != written.end(); ++b) check_pair(*a, *b);
+    for (const NamedTensor& input : inputs) check_pair(*a, input);
+    check_pair(*a, {"cache_seqlens", cache.cache_seqlens});
+  }
+}
+
+}  // namespace kvfuse::ops

@@ -1,0 +1,55 @@
+// What comes out of the operators, without data: for fake tensors, torch.compile and torch.export.
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "csrc/ops/check.h"
+#include "csrc/ops/result.h"
+
+namespace kvfuse::ops {
+namespace {
+
+void kv_append(const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_cache, const at::Tensor& v_cache,
+               const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+               const std::optional<at::Tensor>& v_scale) {
+  check_kv_append(k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale});
+}
+
+at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache, const at::Tensor& v_cache,
+                            const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
+  check_decode_attention(q, {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale);
+  return empty_attention_result(q);
+}
+
+template <const char* kOp>
+at::Tensor append_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const at::Tensor& k_cache, const at::Tensor& v_cache,
+                            const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
+  check_append_attention(kOp, q, k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale);
+  return empty_attention_result(q);
+}
+
+std::tuple<at::Tensor, at::Tensor> quantize_kv(const at::Tensor& x) {
+  check_quantize_kv(x);
+  return empty_quantized(x);
+}
+
+at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
+  check_dequantize_kv(codes, scale, dtype);
+  return empty_dequantized(codes, dtype);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(kvfuse, Meta, m) {
+  m.impl("kv_append", &kv_append);
+  m.impl("decode_attention", &decode_attention);
+  m.impl("append_decode_attention", &append_attention<kAppendDecodeAttention>);
+  m.impl("prefill_attention", &append_attention<kPrefillAttention>);
+  m.impl("quantize_kv", &quantize_kv);
+  m.impl("dequantize_kv", &dequantize_kv);
+}
+
+}  // namespace kvfuse::ops

@@ -1,0 +1,58 @@
+#include "csrc/ops/ops.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include "csrc/ops/check.h"
+
+namespace kvfuse::ops {
+namespace {
+
+template <typename Function>
+c10::TypedOperatorHandle<Function> find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
+}
+
+}  // namespace
+
+void kv_append(const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_cache, const at::Tensor& v_cache,
+               const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+               const std::optional<at::Tensor>& v_scale) {
+  static const auto op = find<decltype(kv_append)>(kKvAppend);
+  op.call(k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale);
+}
+
+at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache, const at::Tensor& v_cache,
+                            const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
+  static const auto op = find<decltype(decode_attention)>(kDecodeAttention);
+  return op.call(q, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale);
+}
+
+at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& k_cache, const at::Tensor& v_cache,
+                                   const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+                                   const std::optional<at::Tensor>& v_scale,
+                                   std::optional<double> softmax_scale) {
+  static const auto op = find<decltype(append_decode_attention)>(kAppendDecodeAttention);
+  return op.call(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale);
+}
+
+at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const at::Tensor& k_cache, const at::Tensor& v_cache,
+                             const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+                             const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
+  static const auto op = find<decltype(prefill_attention)>(kPrefillAttention);
+  return op.call(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale);
+}
+
+std::tuple<at::Tensor, at::Tensor> quantize_kv(const at::Tensor& x) {
+  static const auto op = find<decltype(quantize_kv)>(kQuantizeKv);
+  return op.call(x);
+}
+
+at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
+  static const auto op = find<decltype(dequantize_kv)>(kDequantizeKv);
+  return op.call(codes, scale, dtype);
+}
+
+}  // namespace kvfuse::ops

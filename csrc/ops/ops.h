@@ -1,0 +1,70 @@
+// The operators as typed C++ functions. Each call goes through PyTorch's dispatcher, like torch.ops.kvfuse.*.
+//
+// One layer's cache:
+//   k_cache, v_cache  [batch, kv_heads, capacity, head_dim], contiguous, of the dtype of q (k) or int8
+//   k_scale, v_scale  [batch, kv_heads, capacity], float32, contiguous; given exactly with an int8 cache
+//   cache_seqlens     [batch], int32, contiguous: tokens in the cache. No operator advances it, the caller
+//   does.
+// New tokens:
+//   q                 [batch, heads, q_len, head_dim], float32, bfloat16 or float16, any strides; heads is a
+//                     multiple of kv_heads, and query head h reads cache head h / (heads / kv_heads)
+//   k, v              [batch, kv_heads, q_len, head_dim], of the dtype of q, any strides
+// Attention is causal, and softmax_scale is 1 / sqrt(head_dim) if absent. The result is like q and laid out
+// as [batch, q_len, heads, head_dim]: its transpose(1, 2) is contiguous.
+//
+// Errors are c10::Error and its kinds: TypeError (a dtype), NotImplementedError (a head_dim without a kernel;
+// a tensor that requires a gradient while gradients are recorded: no operator has one) and ValueError (all
+// else). A call that fails leaves the cache as it was.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+
+#include "csrc/ops/export.h"
+
+namespace kvfuse::ops {
+
+// Writes k and v into the cache behind the cache_seqlens[b] tokens of each sequence, quantised if it is int8.
+// An error if cache_seqlens[b] + q_len exceeds the capacity.
+KVFUSE_OPS_API void kv_append(const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_cache,
+                              const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
+                              const std::optional<at::Tensor>& k_scale = std::nullopt,
+                              const std::optional<at::Tensor>& v_scale = std::nullopt);
+
+// Attends to the first cache_seqlens[b] tokens, the last q_len of which belong to q: query t sees the first
+// cache_seqlens[b] - q_len + t + 1. A query that sees none gives zeros.
+KVFUSE_OPS_API at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache,
+                                           const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
+                                           const std::optional<at::Tensor>& k_scale = std::nullopt,
+                                           const std::optional<at::Tensor>& v_scale = std::nullopt,
+                                           std::optional<double> softmax_scale = std::nullopt);
+
+// kv_append, then attention to all cache_seqlens[b] + q_len tokens, in one pass. For a few query tokens.
+// The new tokens too are attended to as the cache holds them.
+KVFUSE_OPS_API at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k,
+                                                  const at::Tensor& v, const at::Tensor& k_cache,
+                                                  const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
+                                                  const std::optional<at::Tensor>& k_scale = std::nullopt,
+                                                  const std::optional<at::Tensor>& v_scale = std::nullopt,
+                                                  std::optional<double> softmax_scale = std::nullopt);
+
+// The same for many query tokens, such as a prompt.
+KVFUSE_OPS_API at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                            const at::Tensor& k_cache, const at::Tensor& v_cache,
+                                            const at::Tensor& cache_seqlens,
+                                            const std::optional<at::Tensor>& k_scale = std::nullopt,
+                                            const std::optional<at::Tensor>& v_scale = std::nullopt,
+                                            std::optional<double> softmax_scale = std::nullopt);
+
+// x [..., width] of float32, bfloat16 or float16 -> int8 codes [..., width] in [-127, 127] and float32 scales
+// [...] = absmax / 127 of each row. A row of zeros has scale 0; one that holds a NaN or infinity has scale
+// NaN.
+KVFUSE_OPS_API std::tuple<at::Tensor, at::Tensor> quantize_kv(const at::Tensor& x);
+
+// codes [..., width] * scale [...] -> [..., width] of `dtype` (float32, bfloat16 or float16).
+KVFUSE_OPS_API at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale,
+                                        at::ScalarType dtype);
+
+}  // namespace kvfuse::ops

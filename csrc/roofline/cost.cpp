@@ -1,0 +1,39 @@
+#include "csrc/roofline/cost.h"
+
+#include <algorithm>
+
+namespace kvfuse::roofline {
+
+Cost forward_cost(const TransformerShape& shape, std::int64_t batch, std::int64_t past, std::int64_t tokens) {
+  const double n_embd = static_cast<double>(shape.n_embd);
+  const double layers = static_cast<double>(shape.n_layer);
+  const double sequences = static_cast<double>(batch);
+  const double count = static_cast<double>(tokens);
+  // New token i sees past + i + 1 tokens.
+  const double visible_pairs = count * static_cast<double>(past) + count * (count + 1) / 2;
+  const double multiply_adds =
+      sequences * (count * layers * 12 * n_embd * n_embd + visible_pairs * layers * 2 * n_embd +
+                   n_embd * static_cast<double>(shape.vocab_size));
+  const double weights = static_cast<double>(shape.parameters) * static_cast<double>(shape.weight_bytes);
+  const double cache =
+      sequences * static_cast<double>(past + tokens) * static_cast<double>(shape.kv_bytes_per_token);
+  return {.flops = 2 * multiply_adds, .bytes = weights + cache};
+}
+
+GenerationCost generation_cost(const TransformerShape& shape, bool cached, std::int64_t batch,
+                               std::int64_t prompt_length, std::int64_t new_tokens,
+                               const MachineLimits& limits) {
+  GenerationCost result;
+  for (std::int64_t i = 0; i < new_tokens; ++i) {
+    const bool decode = cached && i > 0;
+    const Cost pass = decode ? forward_cost(shape, batch, prompt_length + i - 1, 1)
+                             : forward_cost(shape, batch, 0, prompt_length + i);
+    result.total.flops += pass.flops;
+    result.total.bytes += pass.bytes;
+    result.shortest_ms +=
+        1e3 * std::max(pass.bytes / limits.read_bytes_per_s, pass.flops / limits.matmul_flops_per_s);
+  }
+  return result;
+}
+
+}  // namespace kvfuse::roofline

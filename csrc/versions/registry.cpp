@@ -1,0 +1,35 @@
+#include "csrc/versions/registry.h"
+
+#include <array>
+#include <stdexcept>
+#include <string>
+
+namespace kvfuse {
+namespace {
+
+constexpr std::array kVersions = {
+    Strategy{.name = "v0", .description = "No cache (baseline)"},
+    Strategy{.name = "v1", .description = "KV cache", .use_cache = true},
+    Strategy{.name = "v2",
+             .description = "KV cache + INT8 cache",
+             .use_cache = true,
+             .kv_cache_dtype = KvCacheDtype::kInt8},
+};
+
+}  // namespace
+
+std::span<const Strategy> versions() { return kVersions; }
+
+const Strategy& uncached_baseline() { return kVersions[0]; }
+const Strategy& cached_baseline() { return kVersions[1]; }
+
+const Strategy& find_version(std::string_view name) {
+  std::string known;
+  for (const Strategy& version : kVersions) {
+    if (version.name == name) return version;
+    known += (known.empty() ? "" : ", ") + std::string(version.name);
+  }
+  throw std::invalid_argument("unknown version \"" + std::string(name) + "\" (known: " + known + ")");
+}
+
+}  // namespace kvfuse

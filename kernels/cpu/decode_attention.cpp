@@ -1,0 +1,303 @@
+// Attention of a few query tokens over a long cache, with the new tokens appended on the way.
+//
+// A task is one (sequence, kv head, chunk of kChunk cached tokens): it writes the new rows that fall into its
+// chunk, then attends from every query row that shares the kv head. Chunks of one head meet in scratch as
+// (maximum, sum, weighted values); the task that finishes last merges them in chunk order. Chunks depend on
+// the length alone, so a sequence gives the same bits alone or in a batch, on any number of threads.
+//
+// An int8 cache is attended on its codes. The query is quantised to 16 bits once (its error, 2^-16 of the
+// largest element, vanishes beside the cache's 2^-8), K rows are read as integer dot products, and V's scale
+// is folded into the probabilities. No row is ever written back dequantised.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/attention.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/head_dims.h"
+
+namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+namespace {
+
+constexpr int kChunk =
+    256;  // tokens a task: 16 KiB of int8 K, enough to hide the merge, small enough to share out
+constexpr int kRowsPerStep = 8;  // K rows whose dot products are summed together
+
+// What the dot products with K start from: the query times softmax_scale, in 16 bits for an int8 cache.
+template <typename T, int kHeadDim>
+struct Query {
+  alignas(64) float values[kHeadDim];
+};
+template <int kHeadDim>
+struct Query<std::int8_t, kHeadDim> {
+  alignas(64) std::int16_t values[kHeadDim];
+  float scale;
+};
+
+template <typename T, int kHeadDim>
+void prepare(const float* q, Query<T, kHeadDim>& query) {
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    constexpr float kLargest = 32767.0F;  // 32767 * 127 * head_dim stays below 2^31 for head sizes up to 512
+    Vec most = zero();
+    Vec spoilt = zero();  // turns NaN where an element is not finite, as then must the scores
+    for (int d = 0; d < kHeadDim; d += kLanes) {
+      most = max(most, absolute(load(q + d)));
+      spoilt = fma(load(q + d), zero(), spoilt);
+    }
+    const float absmax = reduce_max(most);
+    const float inverse = absmax > 0.0F ? kLargest / absmax : 0.0F;
+    for (int d = 0; d < kHeadDim; d += kLanes) quantize(mul(load(q + d), splat(inverse)), query.values + d);
+    query.scale = absmax / kLargest + reduce_add(spoilt);
+  } else {
+    std::copy_n(q, kHeadDim, query.values);
+  }
+}
+
+// Brings the lines of a row block that is needed a whole pass later into the second-level cache.
+template <typename T>
+inline void prefetch_block(const T* block, int elements) {
+  const char* line = reinterpret_cast<const char*>(block);
+  for (int offset = 0; offset < elements * static_cast<int>(sizeof(T)); offset += 64)
+    __builtin_prefetch(line + offset, 0, 2);
+}
+
+// scores[r] = query . rows[r] for kRows consecutive rows.
+template <int kRows, typename T, int kHeadDim>
+inline void dot_rows(const Query<T, kHeadDim>& query, const T* rows, float* scores) {
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    IntVec acc[kRows];
+    for (int r = 0; r < kRows; ++r) acc[r] = int_zero();
+    for (int d = 0; d < kHeadDim; d += kIntLanes)
+      for (int r = 0; r < kRows; ++r) acc[r] = int_dot(acc[r], query.values + d, rows + r * kHeadDim + d);
+    if constexpr (kRows == 8)
+      sum_rows8(acc, scores);
+    else
+      scores[0] = reduce_add(acc[0]);
+  } else {
+    Vec acc[kRows];
+    for (int r = 0; r < kRows; ++r) acc[r] = zero();
+    for (int d = 0; d < kHeadDim; d += kLanes)
+      for (int r = 0; r < kRows; ++r)
+        acc[r] = fma(load(query.values + d), load(rows + r * kHeadDim + d), acc[r]);
+    if constexpr (kRows == 8)
+      sum_rows8(acc, scores);
+    else
+      scores[0] = reduce_add(acc[0]);
+  }
+}
+
+// acc[d] = sum over count rows of weights[i] * rows[i][d].
+template <typename T, int kHeadDim>
+inline void weighted_sum(const float* weights, const T* rows, int count, const T* next_k, float* out) {
+  constexpr int kBlock = kHeadDim % 64 == 0 ? 64
+                         : kHeadDim <= 96   ? kHeadDim
+                                            : 16;  // channels held in registers
+  for (int begin = 0; begin < kHeadDim; begin += kBlock) {
+    Vec acc[kBlock / kLanes];
+    for (Vec& lane : acc) lane = zero();
+    for (int i = 0; i < count; ++i) {
+      if (begin == 0) prefetch_block(next_k + std::int64_t{i} * kHeadDim, kHeadDim);
+      const Vec weight = splat(weights[i]);
+      const T* row = rows + std::int64_t{i} * kHeadDim + begin;
+      for (int j = 0; j < kBlock / kLanes; ++j) acc[j] = fma(weight, load(row + j * kLanes), acc[j]);
+    }
+    for (int j = 0; j < kBlock / kLanes; ++j) store(out + begin + j * kLanes, acc[j]);
+  }
+}
+
+// Softmax and weighted values of one query row over one chunk, unnormalised.
+template <int kHeadDim>
+struct Partial {
+  alignas(64) float values[kHeadDim];
+  float maximum;
+  float sum;
+};
+
+template <typename T, int kHeadDim>
+void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const float* k_scale,
+                  const float* v_scale, int count, const T* next_k, Partial<kHeadDim>& out) {
+  alignas(64) float weights[kChunk + kLanes];
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    prefetch_block(k_scale, count);
+    prefetch_block(v_scale, count);
+  }
+  int row = 0;
+  for (; row + kRowsPerStep <= count; row += kRowsPerStep) {
+    prefetch_block(v + std::int64_t{row} / 2 * kHeadDim, kRowsPerStep / 2 * kHeadDim);
+    dot_rows<kRowsPerStep>(query, k + std::int64_t{row} * kHeadDim, weights + row);
+  }
+  for (; row < count; ++row) dot_rows<1>(query, k + std::int64_t{row} * kHeadDim, weights + row);
+
+  if constexpr (std::is_same_v<T, std::int8_t>)
+    for (int i = 0; i < count; ++i) weights[i] *= query.scale * k_scale[i];
+
+  const int padded = (count + kLanes - 1) / kLanes * kLanes;
+  for (int i = count; i < padded; ++i) weights[i] = -INFINITY;
+  Vec most = splat(-INFINITY);
+  for (int i = 0; i < padded; i += kLanes) most = max(most, load(weights + i));
+  out.maximum = reduce_max(most);
+  Vec sum = zero();
+  for (int i = 0; i < padded; i += kLanes) {
+    prefetch_block(v + std::int64_t{count + i} / 2 * kHeadDim, kLanes / 2 * kHeadDim);
+    const Vec p = exp_nonpositive(sub(load(weights + i), splat(out.maximum)));
+    sum = add(sum, p);
+    store(weights + i, p);
+  }
+  out.sum = reduce_add(sum);
+
+  if constexpr (std::is_same_v<T, std::int8_t>)
+    for (int i = 0; i < count; ++i) weights[i] *= v_scale[i];
+  weighted_sum<T, kHeadDim>(weights, v, count, next_k, out.values);
+}
+
+// One call: what a task needs beyond the parameters.
+template <typename T, int kHeadDim>
+class DecodeAttention {
+ public:
+  explicit DecodeAttention(const AttentionParams& params)
+      : p_(params), group_(params.heads / params.cache.kv_heads), query_rows_(group_ * params.q_len) {}
+
+  void run() {
+    lay_out();
+    const int workers = worker_count(tasks_);
+    parallel_tasks(tasks_, workers,
+                   [this](std::int64_t task, std::int64_t next, int) { run_task(task, next); });
+  }
+
+ private:
+  using Row = Partial<kHeadDim>;
+
+  std::int64_t total_tokens(std::int64_t b) const {
+    return p_.cache_seqlens[b] + (p_.k_new.data != nullptr ? p_.q_len : 0);
+  }
+  static std::int64_t chunks_of(std::int64_t tokens) {
+    return std::max<std::int64_t>(1, (tokens + kChunk - 1) / kChunk);
+  }
+
+  // Scratch: first task of each sequence, finished chunks of each (sequence, kv head), then the partial
+  // results.
+  void lay_out() {
+    const std::int64_t batch = p_.cache.batch;
+    const std::int64_t heads = batch * p_.cache.kv_heads;
+    std::int64_t chunks = 0;
+    for (std::int64_t b = 0; b < batch; ++b) chunks += chunks_of(total_tokens(b));
+    tasks_ = chunks * p_.cache.kv_heads;
+    const std::int64_t first_bytes = (batch + 1) * static_cast<std::int64_t>(sizeof(std::int64_t));
+    const std::int64_t count_bytes = heads * static_cast<std::int64_t>(sizeof(std::atomic<std::int32_t>));
+    const std::int64_t head_bytes = (first_bytes + count_bytes + 63) / 64 * 64;
+    char* scratch = static_cast<char*>(
+        thread_scratch().reserve(head_bytes + tasks_ * query_rows_ * static_cast<std::int64_t>(sizeof(Row))));
+    first_task_ = reinterpret_cast<std::int64_t*>(scratch);
+    finished_ = reinterpret_cast<std::atomic<std::int32_t>*>(scratch + first_bytes);
+    partials_ = reinterpret_cast<Row*>(scratch + head_bytes);
+    first_task_[0] = 0;
+    for (std::int64_t b = 0; b < batch; ++b)
+      first_task_[b + 1] = first_task_[b] + chunks_of(total_tokens(b)) * p_.cache.kv_heads;
+    for (std::int64_t i = 0; i < heads; ++i) new (&finished_[i]) std::atomic<std::int32_t>(0);
+  }
+
+  // Where a task's tokens [begin, end) lie.
+  struct Place {
+    std::int64_t b;
+    std::int64_t kv_head;
+    std::int64_t chunks;  // of this head
+    std::int64_t begin;
+    std::int64_t end;
+    std::int64_t row;  // of the cache seen as [batch * kv_heads * capacity, head_dim]
+  };
+
+  Place place_of(std::int64_t task) const {
+    const std::int64_t b =
+        std::upper_bound(first_task_, first_task_ + p_.cache.batch + 1, task) - first_task_ - 1;
+    const std::int64_t total = total_tokens(b);
+    const std::int64_t chunks = chunks_of(total);
+    const std::int64_t kv_head = (task - first_task_[b]) / chunks;
+    const std::int64_t begin = (task - first_task_[b]) % chunks * kChunk;
+    return {b,
+            kv_head,
+            chunks,
+            begin,
+            std::min<std::int64_t>(begin + kChunk, total),
+            (b * p_.cache.kv_heads + kv_head) * p_.cache.capacity + begin};
+  }
+
+  void run_task(std::int64_t task, std::int64_t next) {
+    const Place place = place_of(task);
+    append(place);
+    const T* k = static_cast<const T*>(p_.cache.k) + place.row * kHeadDim;
+    const T* v = static_cast<const T*>(p_.cache.v) + place.row * kHeadDim;
+    const T* next_k = next < tasks_ ? static_cast<const T*>(p_.cache.k) + place_of(next).row * kHeadDim : k;
+    const float* k_scale = p_.cache.k_scale == nullptr ? nullptr : p_.cache.k_scale + place.row;
+    const float* v_scale = p_.cache.v_scale == nullptr ? nullptr : p_.cache.v_scale + place.row;
+    Row* partial = partials_ + task * query_rows_;
+    for (std::int64_t row = 0; row < query_rows_; ++row) {
+      const std::int64_t seen = total_tokens(place.b) - p_.q_len + row % p_.q_len + 1 - place.begin;
+      const int count = static_cast<int>(std::clamp<std::int64_t>(seen, 0, place.end - place.begin));
+      Query<T, kHeadDim> query;
+      load_query(place.b, place.kv_head, row, query);
+      attend_chunk<T, kHeadDim>(query, k, v, k_scale, v_scale, count, row + 1 < query_rows_ ? k : next_k,
+                                partial[row]);
+    }
+    std::atomic<std::int32_t>& finished = finished_[place.b * p_.cache.kv_heads + place.kv_head];
+    if (place.chunks > 1 && finished.fetch_add(1, std::memory_order_acq_rel) + 1 < place.chunks) return;
+    const std::int64_t first = first_task_[place.b] + place.kv_head * place.chunks;
+    for (std::int64_t row = 0; row < query_rows_; ++row)
+      finish(place, row, partials_ + first * query_rows_ + row);
+  }
+
+  // Writes the new rows that belong to this task's chunk.
+  void append(const Place& place) const {
+    if (p_.k_new.data == nullptr) return;
+    const std::int64_t old = p_.cache_seqlens[place.b];
+    for (std::int64_t position = std::max<std::int64_t>(place.begin, old); position < place.end; ++position)
+      append_row(p_.k_new, p_.v_new, p_.cache, place.b, place.kv_head, position - old, position);
+  }
+
+  void load_query(std::int64_t b, std::int64_t kv_head, std::int64_t row, Query<T, kHeadDim>& query) const {
+    alignas(64) float q[kHeadDim];
+    read_row(row_of(p_.q, b, kv_head * group_ + row / p_.q_len, row % p_.q_len), p_.q.dtype, kHeadDim, q);
+    for (float& value : q) value *= p_.softmax_scale;
+    prepare(q, query);
+  }
+
+  // Merges one query row's chunks, `partial` being the first of them, and writes the normalised result.
+  void finish(const Place& place, std::int64_t row, const Row* partial) const {
+    float maximum = -INFINITY;
+    for (std::int64_t c = 0; c < place.chunks; ++c)
+      maximum = std::max(maximum, partial[c * query_rows_].maximum);
+    alignas(64) float out[kHeadDim] = {};
+    float sum = 0.0F;
+    for (std::int64_t c = 0; c < place.chunks; ++c) {
+      const Row& chunk = partial[c * query_rows_];
+      if (chunk.maximum == -INFINITY && chunk.sum == 0.0F) continue;  // this row sees nothing of the chunk
+      const float factor = std::exp(chunk.maximum - maximum);
+      sum += chunk.sum * factor;
+      for (int d = 0; d < kHeadDim; d += kLanes)
+        store(out + d, fma(load(chunk.values + d), splat(factor), load(out + d)));
+    }
+    if (sum != 0.0F)
+      for (int d = 0; d < kHeadDim; d += kLanes) store(out + d, div(load(out + d), splat(sum)));
+    write_row(out, p_.out.dtype, kHeadDim,
+              row_of(p_.out, place.b, place.kv_head * group_ + row / p_.q_len, row % p_.q_len));
+  }
+
+  const AttentionParams& p_;
+  const std::int64_t group_;       // query heads that share a kv head
+  const std::int64_t query_rows_;  // query rows that share a kv head
+  std::int64_t tasks_ = 0;
+  std::int64_t* first_task_ = nullptr;             // [batch + 1]
+  std::atomic<std::int32_t>* finished_ = nullptr;  // [batch, kv_heads]
+  Row* partials_ = nullptr;                        // [tasks, query rows]
+};
+
+}  // namespace
+
+void decode_attention(const AttentionParams& params) {
+  with_cache_type(params.cache.dtype, [&](auto element) {
+    with_int(params.cache.head_dim, HeadDims{},
+             [&](auto head_dim) { DecodeAttention<decltype(element), head_dim>(params).run(); });
+  });
+}
+
+}  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

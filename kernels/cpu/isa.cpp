@@ -1,0 +1,72 @@
+#include "kernels/cpu/isa.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#include <utility>
+
+namespace kvfuse::cpu {
+namespace {
+
+constexpr std::array<std::pair<Isa, const char*>, 4> kNames = {{{Isa::kPortable, "portable"},
+                                                                {Isa::kAvx2, "avx2"},
+                                                                {Isa::kAvx512, "avx512"},
+                                                                {Isa::kAvx512Vnni, "avx512_vnni"}}};
+
+std::vector<Isa> detect() {
+  std::vector<Isa> found = {Isa::kPortable};
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")))
+    return found;
+  found.push_back(Isa::kAvx2);
+  if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")))
+    return found;
+  found.push_back(Isa::kAvx512);
+  if (__builtin_cpu_supports("avx512vnni")) found.push_back(Isa::kAvx512Vnni);
+  return found;
+}
+
+std::string names(const std::vector<Isa>& isas) {
+  std::string text;
+  for (const Isa isa : isas) text += (text.empty() ? "" : ", ") + std::string(isa_name(isa));
+  return text;
+}
+
+Isa choose() {
+  const char* wanted = std::getenv("KVFUSE_ISA");
+  if (wanted == nullptr || *wanted == '\0') return available_isas().back();
+  for (const Isa isa : available_isas())
+    if (wanted == std::string(isa_name(isa))) return isa;
+  throw std::runtime_error("KVFUSE_ISA: expected one that this machine runs (" + names(available_isas()) +
+                           "), got \"" + wanted + "\"");
+}
+
+std::atomic<int>& chosen() {
+  static std::atomic<int> isa{static_cast<int>(choose())};
+  return isa;
+}
+
+}  // namespace
+
+const std::vector<Isa>& available_isas() {
+  static const std::vector<Isa> isas = detect();
+  return isas;
+}
+
+const char* isa_name(Isa isa) {
+  return std::find_if(kNames.begin(), kNames.end(), [=](const auto& entry) { return entry.first == isa; })
+      ->second;
+}
+
+Isa active_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relaxed)); }
+
+void set_active_isa(Isa isa) {
+  const std::vector<Isa>& isas = available_isas();
+  if (std::find(isas.begin(), isas.end(), isa) == isas.end())
+    throw std::runtime_error(std::string("set_active_isa: this machine lacks ") + isa_name(isa));
+  chosen().store(static_cast<int>(isa), std::memory_order_relaxed);
+}
+
+}  // namespace kvfuse::cpu

@@ -1,0 +1,24 @@
+// Which instruction set the CPU kernels run with. Chosen once per process, at the first call.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace kvfuse::cpu {
+
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vnni };
+
+// The instruction sets this machine can run, worst first.
+const std::vector<Isa>& available_isas();
+
+// "portable", "avx2", "avx512", "avx512_vnni": the values that KVFUSE_ISA takes.
+const char* isa_name(Isa isa);
+
+// The best available one, or the one that the environment variable KVFUSE_ISA names.
+// Throws std::runtime_error if KVFUSE_ISA names an unknown one or one that this machine lacks.
+Isa active_isa();
+
+// Makes every later call run with `isa` (for tests and benchmarks). Throws if the machine lacks it.
+void set_active_isa(Isa isa);
+
+}  // namespace kvfuse::cpu

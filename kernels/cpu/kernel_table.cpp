@@ -1,0 +1,17 @@
+// The kernels of the instruction set that this file is compiled for.
+#include "kernels/cpu/kernel_table.h"
+
+namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+
+void decode_attention(const AttentionParams& params);
+void prefill_attention(const AttentionParams& params);
+void kv_append(const AppendParams& params);
+void quantize_kv(const QuantizeParams& params);
+void dequantize_kv(const DequantizeParams& params);
+std::uint64_t read_memory(const void* data, std::int64_t bytes, int streams);
+
+extern const KernelTable kKernels;
+const KernelTable kKernels = {decode_attention, prefill_attention, kv_append,
+                              quantize_kv,      dequantize_kv,     read_memory};
+
+}  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

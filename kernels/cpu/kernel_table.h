@@ -1,0 +1,19 @@
+// The entry points that exist once per instruction set.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/bandwidth.h"
+#include "kernels/kv_quant.h"
+
+namespace kvfuse::cpu {
+
+struct KernelTable {
+  void (*decode_attention)(const AttentionParams&);
+  void (*prefill_attention)(const AttentionParams&);
+  void (*kv_append)(const AppendParams&);
+  void (*quantize_kv)(const QuantizeParams&);
+  void (*dequantize_kv)(const DequantizeParams&);
+  std::uint64_t (*read_memory)(const void*, std::int64_t, int);
+};
+
+}  // namespace kvfuse::cpu

@@ -1,0 +1,61 @@
+// AVX2 + FMA + F16C vectors. Included through simd.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/simd_avx_common.h"
+#include "kernels/half.h"
+
+namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+
+using Vec = __m256;
+constexpr int kLanes = 8;
+
+inline Vec zero() { return _mm256_setzero_ps(); }
+inline Vec splat(float x) { return _mm256_set1_ps(x); }
+inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
+inline Vec load(const BFloat16* p) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline Vec load(const Float16* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline Vec load(const std::int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+
+inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec absolute(Vec x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x); }
+
+inline Vec round_to_even(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec exp2_scale(Vec x, Vec n) {  // n in [-126, 0]
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(127 << 23))));
+}
+inline Vec keep_if_not_less(Vec x, Vec a, Vec b) {
+  return _mm256_and_ps(x, _mm256_cmp_ps(a, b, _CMP_NLT_UQ));
+}
+
+inline void quantize(Vec x, std::int8_t* codes) {
+  __m256i integers = _mm256_cvtps_epi32(x);
+  integers = _mm256_min_epi32(_mm256_max_epi32(integers, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(codes), _mm_packs_epi16(words, words));
+}
+inline void quantize(Vec x, std::int16_t* codes) {
+  const __m256i integers = _mm256_cvtps_epi32(x);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
+                   _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1)));
+}
+
+}  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

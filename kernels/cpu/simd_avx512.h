@@ -1,0 +1,68 @@
+// AVX-512 (F, BW, VL, DQ; VNNI where the file is compiled with it) vectors. Included through simd.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/simd_avx_common.h"
+#include "kernels/half.h"
+
+namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+
+using Vec = __m512;
+constexpr int kLanes = 16;
+
+inline Vec zero() { return _mm512_setzero_ps(); }
+inline Vec splat(float x) { return _mm512_set1_ps(x); }
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline Vec load(const BFloat16* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline Vec load(const Float16* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec load(const std::int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+
+inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec absolute(Vec x) { return _mm512_abs_ps(x); }
+
+inline __m256 low_half(Vec x) { return _mm512_castps512_ps256(x); }
+inline __m256 high_half(Vec x) { return _mm512_extractf32x8_ps(x, 1); }
+inline float reduce_add(Vec x) { return reduce_add(_mm256_add_ps(low_half(x), high_half(x))); }
+inline float reduce_max(Vec x) { return reduce_max(_mm256_max_ps(low_half(x), high_half(x))); }
+
+inline Vec round_to_even(Vec x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Vec exp2_scale(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
+inline Vec keep_if_not_less(Vec x, Vec a, Vec b) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), x);
+}
+
+// out[i] = sum of the lanes of rows[i].
+inline void sum_rows8(const Vec (&rows)[8], float* out) {
+  __m256 halves[8];
+  for (int i = 0; i < 8; ++i) halves[i] = _mm256_add_ps(low_half(rows[i]), high_half(rows[i]));
+  sum_rows8(halves, out);
+}
+
+inline void quantize(Vec x, std::int8_t* codes) {
+  const __m512i integers = _mm512_min_epi32(_mm512_max_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(-127)),
+                                            _mm512_set1_epi32(127));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(integers));
+}
+inline void quantize(Vec x, std::int16_t* codes) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
+}
+
+}  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -1,0 +1,127 @@
+// Plain C++ in place of vectors: for any machine, and the check that the kernels do not lean on an
+// instruction set. Included through simd.h.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/half.h"
+
+namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+
+constexpr int kLanes = 8;
+
+template <typename T>
+struct Lanes {
+  T lane[kLanes];
+};
+using Vec = Lanes<float>;
+
+template <typename F>
+inline Vec map_lanes(F f) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = f(i);
+  return out;
+}
+
+inline Vec splat(float x) {
+  return map_lanes([=](int) { return x; });
+}
+inline Vec zero() { return splat(0.0F); }
+template <typename T>
+inline Vec load(const T* p) {
+  return map_lanes([=](int i) { return to_float(p[i]); });
+}
+inline Vec load(const std::int8_t* p) {
+  return map_lanes([=](int i) { return static_cast<float>(p[i]); });
+}
+inline void store(float* p, const Vec& x) {
+  for (int i = 0; i < kLanes; ++i) p[i] = x.lane[i];
+}
+
+inline Vec add(const Vec& a, const Vec& b) {
+  return map_lanes([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+inline Vec sub(const Vec& a, const Vec& b) {
+  return map_lanes([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+inline Vec mul(const Vec& a, const Vec& b) {
+  return map_lanes([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+inline Vec div(const Vec& a, const Vec& b) {
+  return map_lanes([&](int i) { return a.lane[i] / b.lane[i]; });
+}
+inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
+  return map_lanes([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
+}
+inline Vec max(const Vec& a, const Vec& b) {
+  return map_lanes([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline Vec absolute(const Vec& x) {
+  return map_lanes([&](int i) { return std::fabs(x.lane[i]); });
+}
+inline float reduce_add(const Vec& x) {
+  float sum = 0.0F;
+  for (const float value : x.lane) sum += value;
+  return sum;
+}
+inline float reduce_max(const Vec& x) {
+  float most = x.lane[0];
+  for (const float value : x.lane) most = value > most ? value : most;
+  return most;
+}
+
+inline Vec round_to_even(const Vec& x) {
+  return map_lanes([&](int i) { return std::nearbyint(x.lane[i]); });
+}
+inline Vec exp2_scale(const Vec& x, const Vec& n) {
+  return map_lanes([&](int i) {
+    if (!(n.lane[i] >= -126.0F)) return x.lane[i] * n.lane[i];  // out of use or NaN, which stays
+    return x.lane[i] *
+           std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<int>(n.lane[i]) + 127) << 23);
+  });
+}
+inline Vec keep_if_not_less(const Vec& x, const Vec& a, const Vec& b) {
+  return map_lanes([&](int i) { return a.lane[i] < b.lane[i] ? 0.0F : x.lane[i]; });
+}
+
+// out[i] = sum of the lanes of rows[i].
+inline void sum_rows8(const Vec (&rows)[8], float* out) {
+  for (int i = 0; i < 8; ++i) out[i] = reduce_add(rows[i]);
+}
+
+inline void quantize(const Vec& x, std::int8_t* codes) {
+  for (int i = 0; i < kLanes; ++i) {
+    const float rounded = std::nearbyint(x.lane[i]);
+    const float clamped = rounded > 127.0F ? 127.0F : (rounded >= -127.0F ? rounded : -127.0F);
+    codes[i] = static_cast<std::int8_t>(clamped);
+  }
+}
+inline void quantize(const Vec& x, std::int16_t* codes) {
+  for (int i = 0; i < kLanes; ++i) {
+    const float rounded = std::nearbyint(x.lane[i]);
+    codes[i] = static_cast<std::int16_t>(rounded >= -32767.0F && rounded <= 32767.0F ? rounded : 0.0F);
+  }
+}
+
+// Integer dot products of 16-bit queries with 8-bit rows, kIntLanes products at a time.
+struct IntVec {
+  std::int32_t lane[8];
+};
+constexpr int kIntLanes = 8;
+
+inline IntVec int_zero() { return {}; }
+inline IntVec int_dot(IntVec acc, const std::int16_t* q, const std::int8_t* row) {
+  for (int i = 0; i < kIntLanes; ++i) acc.lane[i] += std::int32_t{q[i]} * row[i];
+  return acc;
+}
+inline float reduce_add(const IntVec& x) {
+  std::int32_t sum = 0;
+  for (const std::int32_t value : x.lane) sum += value;
+  return static_cast<float>(sum);
+}
+inline void sum_rows8(const IntVec (&rows)[8], float* out) {
+  for (int i = 0; i < 8; ++i) out[i] = reduce_add(rows[i]);
+}
+
+}  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -1,0 +1,40 @@
+"""Fused kernels that make a quantised KV cache faster than a full-precision one, as PyTorch operators.
+
+Importing this package registers ``torch.ops.kvfuse.*``; ``kvfuse.ops`` documents them.
+"""
+
+from typing import Any
+
+from kvfuse import _library
+
+_C = _library.load()
+
+from kvfuse import ops  # noqa: E402
+from kvfuse._self_check import self_check  # noqa: E402
+
+
+def versions() -> list[dict[str, Any]]:
+    """The named KV-cache strategies, one dict each.
+
+    Keys: ``name``, ``description``, ``use_cache``, ``kv_cache_dtype`` ("model" or "int8"), ``sharing_group``
+    (layers that share one K/V; 1 = none) and ``q_alignment``; and, as the flags that these amount to,
+    ``kv_cache_quant`` and ``cross_layer_sharing``.
+    """
+    return _C.versions()
+
+
+def build_info() -> dict[str, Any]:
+    """What was built and which kernels run.
+
+    Keys: ``version``, ``torch_version`` (built against), ``compiler``, ``cuda``, ``available_isas`` (of this
+    machine, worst first), ``active_isa`` and ``supported_head_dims``.
+
+    Raises:
+        RuntimeError: the environment variable KVFUSE_ISA names an instruction set that is unknown or missing.
+    """
+    return _C.build_info()
+
+
+__version__: str = _C.__version__
+
+__all__ = ["__version__", "build_info", "ops", "self_check", "versions"]

@@ -1,0 +1,46 @@
+"""``python -m kvfuse``: says what was built and checks that it runs."""
+
+import argparse
+import sys
+
+import torch
+
+import kvfuse
+from kvfuse import _library
+from kvfuse._self_check import describe, run_checks
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kvfuse", description=kvfuse.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"kvfuse {kvfuse.__version__}")
+    parser.add_argument(
+        "--self-check",
+        action="store_true",
+        help="print what was built and exercise each operator once; exit status 1 if a result is wrong",
+    )
+    if not parser.parse_args(arguments).self_check:
+        parser.print_help()
+        return 0
+    return self_check()
+
+
+def self_check() -> int:
+    try:
+        info = kvfuse.build_info()
+    except RuntimeError as error:
+        print(f"kvfuse: error: {error}", file=sys.stderr)
+        return 1
+    head_dims = ", ".join(map(str, info["supported_head_dims"]))
+    print(f"kvfuse {info['version']} ({info['compiler']}), CUDA operators: {'yes' if info['cuda'] else 'no'}")
+    print(f"libraries: {_library.folder()}")
+    print(f"PyTorch: {torch.__version__} (built with {info['torch_version']})")
+    print(f"instruction set: {info['active_isa']} (this machine runs {', '.join(info['available_isas'])})")
+    print(f"head sizes: {head_dims}")
+    checks = run_checks()
+    for check in checks:
+        print(f"{'ok    ' if check.passed else 'FAILED'} {describe(check)}")
+    return 0 if all(check.passed for check in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Exercises each operator once against plain PyTorch: proves that what was built runs on this machine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kvfuse import ops
+
+BATCH, HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 2, 4, 2, 64, 300
+LENGTHS = (257, 40)  # more than one of the kernels' chunks, and a part of one
+LIMIT = 1e-4  # float32 sums of a few hundred terms of size 1; int8 codes are compared as they are
+
+
+@dataclass(frozen=True)
+class Check:
+    """One operator with one kind of cache: the largest difference from PyTorch, or why it did not run."""
+
+    name: str
+    error: float
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= LIMIT  # false for NaN
+
+
+def self_check() -> None:
+    """Raises RuntimeError naming every operator whose result is wrong."""
+    failed = [check for check in run_checks() if not check.passed]
+    if failed:
+        raise RuntimeError(f"kvfuse: self-check failed: {'; '.join(describe(check) for check in failed)}")
+
+
+def describe(check: Check) -> str:
+    return f"{check.name}: {check.reason or f'largest error {check.error:.1e} (limit {LIMIT:.0e})'}"
+
+
+def run_checks() -> list[Check]:
+    """Every operator, with a float32 and an int8 cache."""
+    checks = [_measure("quantize_kv, dequantize_kv", _quantize_error)]
+    for name, run in CASES.items():
+        for is_int8 in (False, True):
+            cache = "int8" if is_int8 else "float32"
+            checks.append(_measure(f"{name} ({cache} cache)", lambda run=run, q=is_int8: run(_Cache(q))))
+    return checks
+
+
+def _measure(name: str, run: Callable[[], float]) -> Check:
+    try:
+        return Check(name, run())
+    except Exception as error:  # the report goes on with the next operator
+        return Check(name, float("nan"), f"{type(error).__name__}: {error}")
+
+
+class _Cache:
+    """A filled cache, its lengths, and the values that it stands for. What lies past a length is NaN."""
+
+    def __init__(self, is_int8: bool) -> None:
+        self.random = torch.Generator().manual_seed(0)
+        self.seqlens = torch.tensor(LENGTHS, dtype=torch.int32)
+        self.tensors = [self.normal(KV_HEADS, CAPACITY) for _ in range(2)]
+        self.scales = {}
+        if is_int8:
+            self.scales = {
+                name: x.abs().amax(-1) / 127
+                for name, x in zip(("k_scale", "v_scale"), self.tensors, strict=True)
+            }
+            self.tensors = [
+                (x / scale[..., None]).round().to(torch.int8)
+                for x, scale in zip(self.tensors, self.scales.values(), strict=True)
+            ]
+        for tensor in self.scales.values() if is_int8 else self.tensors:
+            for b, length in enumerate(LENGTHS):
+                tensor[b, :, length:] = float("nan")
+
+    def normal(self, heads: int, tokens: int) -> Tensor:
+        return torch.randn(BATCH, heads, tokens, HEAD_DIM, generator=self.random)
+
+    def values(self, b: int, length: int) -> list[Tensor]:
+        """K and V of one sequence in float64, [HEADS, length, HEAD_DIM]."""
+        found = [tensor[b, :, :length].double() for tensor in self.tensors]
+        if self.scales:
+            found = [
+                x * scale[b, :, :length, None].double()
+                for x, scale in zip(found, self.scales.values(), strict=True)
+            ]
+        return [x.repeat_interleave(HEADS // KV_HEADS, 0) for x in found]
+
+    def attention_error(self, q: Tensor, out: Tensor, appended: int) -> float:
+        """The largest difference from attention to what the cache holds now."""
+        errors = []
+        for b, old in enumerate(LENGTHS):
+            length = old + appended
+            k, v = self.values(b, length)
+            mask = torch.ones(q.shape[2], length, dtype=torch.bool).tril(length - q.shape[2])
+            scores = (q[b].double() @ k.mT / HEAD_DIM**0.5).masked_fill(~mask, float("-inf"))
+            errors.append((out[b].double() - scores.softmax(-1) @ v).abs().max())
+        return float(torch.stack(errors).max())
+
+
+def _quantize_error() -> float:
+    x = torch.randn(8, HEAD_DIM, generator=torch.Generator().manual_seed(0))
+    codes, scale = ops.quantize_kv(x)
+    return _beyond_rounding(ops.dequantize_kv(codes, scale, torch.float32), x, x.abs().amax(-1, True) / 127)
+
+
+def _beyond_rounding(found: Tensor, want: Tensor, step: Tensor) -> float:
+    """The largest difference, less the half step that quantising may cost."""
+    return float(((found - want).abs() - step / 2).max().clamp(min=0))
+
+
+def _append_error(cache: _Cache) -> float:
+    k, v = cache.normal(KV_HEADS, 2), cache.normal(KV_HEADS, 2)
+    ops.kv_append(k, v, *cache.tensors, cache.seqlens, **cache.scales)
+    errors = []
+    for b, length in enumerate(LENGTHS):
+        for rows, held in zip((k[b], v[b]), cache.values(b, length + 2), strict=True):
+            step = rows.abs().amax(-1, True) / 127 if cache.scales else torch.zeros(())
+            errors.append(_beyond_rounding(held[:: HEADS // KV_HEADS, length:], rows, step))
+    return float(torch.tensor(errors).max())
+
+
+def _decode_error(cache: _Cache) -> float:
+    q = cache.normal(HEADS, 1)
+    out = ops.decode_attention(q, *cache.tensors, cache.seqlens, **cache.scales)
+    return cache.attention_error(q, out, 0)
+
+
+def _appending_error(op: Callable[..., Tensor], tokens: int) -> Callable[[_Cache], float]:
+    def run(cache: _Cache) -> float:
+        q, k, v = (cache.normal(heads, tokens) for heads in (HEADS, KV_HEADS, KV_HEADS))
+        out = op(q, k, v, *cache.tensors, cache.seqlens, **cache.scales)
+        return cache.attention_error(q, out, tokens)
+
+    return run
+
+
+CASES: dict[str, Callable[[_Cache], float]] = {
+    "kv_append": _append_error,
+    "decode_attention": _decode_error,
+    "append_decode_attention": _appending_error(ops.append_decode_attention, 1),
+    "prefill_attention": _appending_error(ops.prefill_attention, 33),
+}

@@ -1,0 +1,153 @@
+"""The operators as typed functions: thin wrappers over ``torch.ops.kvfuse.*``.
+
+One layer's cache, in all of them:
+
+- ``k_cache``, ``v_cache``: [batch, kv_heads, capacity, head_dim], contiguous, of the dtype of ``q`` (``k``)
+  or int8.
+- ``k_scale``, ``v_scale``: [batch, kv_heads, capacity], float32, contiguous; given exactly with an int8
+  cache.
+- ``cache_seqlens``: [batch], int32, contiguous: tokens in the cache. No operator advances it, the caller
+  does.
+
+New tokens:
+
+- ``q``: [batch, heads, q_len, head_dim], float32, bfloat16 or float16, any strides. ``heads`` is a multiple
+  of ``kv_heads``; query head h reads cache head h // (heads // kv_heads).
+- ``k``, ``v``: [batch, kv_heads, q_len, head_dim], of the dtype of ``q``, any strides.
+
+Attention is causal; ``softmax_scale`` is 1 / sqrt(head_dim) if None. The result has the shape and dtype of
+``q`` and is laid out as [batch, q_len, heads, head_dim]: its ``transpose(1, 2)`` is contiguous.
+
+Errors, in all of them: TypeError for a dtype; NotImplementedError for a head_dim without a kernel, and for a
+tensor that requires a gradient while gradients are recorded (no operator has one); ValueError for all else.
+A call that fails leaves the cache as it was.
+"""
+
+import torch
+from torch import Tensor
+
+_ops = torch.ops.kvfuse
+
+
+def kv_append(
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> None:
+    """Writes ``k`` and ``v`` into the cache behind the tokens of each sequence, quantised if it is int8.
+
+    Raises:
+        ValueError: also if ``cache_seqlens[b]`` + new tokens exceeds the capacity, for any sequence b.
+    """
+    _ops.kv_append.default(k, v, k_cache, v_cache, cache_seqlens, k_scale=k_scale, v_scale=v_scale)
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    softmax_scale: float | None = None,
+) -> Tensor:
+    """Attends to the first ``cache_seqlens[b]`` tokens of each sequence; the last q_len of them are ``q``'s.
+
+    Query t sees the first ``cache_seqlens[b]`` - q_len + t + 1 tokens; one that sees none gives zeros. An
+    int8 cache is attended on its codes, it is never dequantised into memory.
+
+    Raises:
+        ValueError: also if ``cache_seqlens[b]`` is not in [0, capacity], for any sequence b.
+    """
+    return _ops.decode_attention.default(
+        q,
+        k_cache,
+        v_cache,
+        cache_seqlens,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        softmax_scale=softmax_scale,
+    )
+
+
+def append_decode_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    softmax_scale: float | None = None,
+) -> Tensor:
+    """``kv_append``, then attention to all ``cache_seqlens[b]`` + q_len tokens, in one pass.
+
+    Meant for a few query tokens. The new tokens too are attended to as the cache holds them, so that a replay
+    gives the same bits.
+
+    Raises:
+        ValueError: also if ``cache_seqlens[b]`` + q_len exceeds the capacity, for any sequence b.
+    """
+    return _ops.append_decode_attention.default(
+        q,
+        k,
+        v,
+        k_cache,
+        v_cache,
+        cache_seqlens,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        softmax_scale=softmax_scale,
+    )
+
+
+def prefill_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_seqlens: Tensor,
+    *,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    softmax_scale: float | None = None,
+) -> Tensor:
+    """The same as ``append_decode_attention`` for many query tokens, such as a prompt.
+
+    Raises:
+        ValueError: also if ``cache_seqlens[b]`` + q_len exceeds the capacity, for any sequence b.
+    """
+    return _ops.prefill_attention.default(
+        q,
+        k,
+        v,
+        k_cache,
+        v_cache,
+        cache_seqlens,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        softmax_scale=softmax_scale,
+    )
+
+
+def quantize_kv(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantises rows: ``x`` [..., width] -> int8 codes [..., width] in [-127, 127], float32 scales [...].
+
+    The scale of a row is its absmax / 127; that of a row of zeros is 0, and that of a row that holds a NaN
+    or an infinity is NaN.
+    """
+    return _ops.quantize_kv.default(x)
+
+
+def dequantize_kv(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """int8 ``codes`` [..., width] times float32 ``scale`` [...], as ``dtype`` (a floating one)."""
+    return _ops.dequantize_kv.default(codes, scale, dtype)

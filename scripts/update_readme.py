@@ -1,0 +1,131 @@
+"""Writes the result tables of README.md from the committed records in docs/results."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy
+
+ROOT = Path(__file__).resolve().parents[1]
+RESAMPLES = 2000
+BASELINES = ("v0", "v1")
+
+
+class ResultsError(Exception):
+    """One sentence: which file, what was expected, what came."""
+
+
+def read_records(folder: Path) -> list[dict]:
+    """The latency records that were measured, the last one of each (T, version)."""
+    latest = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ResultsError(f"{path.name}:{number}: expected a JSON object: {error.msg}") from None
+            if record["benchmark_name"] == "latency_vs_T" and record["status"] == "ok":
+                latest[record["T"], record["version"]] = record
+    return [latest[key] for key in sorted(latest)]
+
+
+def speedup(record: dict, baseline: dict) -> str:
+    """Ratio of medians with its bootstrap 95 % interval."""
+    random = numpy.random.default_rng(0)
+    medians = []
+    for samples in (baseline["time_total_ms_samples"], record["time_total_ms_samples"]):
+        drawn = random.choice(samples, size=(RESAMPLES, len(samples)))
+        medians.append(numpy.median(drawn, axis=1))
+    low, high = numpy.quantile(medians[0] / medians[1], [0.025, 0.975])
+    ratio = baseline["time_total_ms_median"] / record["time_total_ms_median"]
+    return f"{ratio:.2f}x [{low:.2f}, {high:.2f}]"
+
+
+def conditions(record: dict) -> tuple:
+    context = record["context"]
+    case = (record[key] for key in ("pretrained", "dtype", "batch_size", "prompt_length"))
+    return (context["cpu"], context["isa"], context["num_threads"], *case)
+
+
+def latency_table(records: list[dict]) -> str:
+    if not records:
+        return "No measured records in docs/results yet."
+    if len({conditions(record) for record in records}) > 1:
+        raise ResultsError(
+            "docs/results: expected records of one machine and one model, got several in one table"
+        )
+    cpu, isa, threads, model, dtype, batch, prompt = conditions(records[0])
+    bandwidth = numpy.median([record["context"]["read_bandwidth_gb_s"] for record in records])
+    lines = [
+        f"{cpu} ({isa}), {threads} threads, {bandwidth:.1f} GB/s read bandwidth; {model}, {dtype}, "
+        f"batch {batch}, prompt {prompt}. Median times; speed-up with 95 % interval.",
+        "",
+        "| T | version | total ms | ms/token | "
+        + " | ".join(f"vs {name}" for name in BASELINES)
+        + " | limit_fraction |",
+        "|--:|:--|--:|--:|" + "--:|" * len(BASELINES) + "--:|",
+    ]
+    by_case = {(record["T"], record["version"]): record for record in records}
+    for (tokens, version), record in by_case.items():
+        baselines = (by_case.get((tokens, name)) if name != version else None for name in BASELINES)
+        ratios = [speedup(record, baseline) if baseline else "" for baseline in baselines]
+        times = f"{record['time_total_ms_median']:.1f} | {record['time_per_token_ms_median']:.2f}"
+        lines.append(
+            f"| {tokens} | {version} | {times} | {' | '.join(ratios)} | {record['limit_fraction']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def kernels_table(path: Path) -> str:
+    """Google Benchmark's JSON; of repeated runs only the median."""
+    if not path.exists():
+        return "No measured kernels in docs/results yet."
+    runs = json.loads(path.read_text())["benchmarks"]
+    medians = [run for run in runs if run.get("aggregate_name") == "median"]
+    lines = ["| kernel | time | GB/s |", "|:--|--:|--:|"]
+    for run in medians or runs:
+        rate = f"{run['bytes_per_second'] / 1e9:.1f}" if "bytes_per_second" in run else ""
+        lines.append(f"| {run['run_name']} | {run['real_time']:.1f} {run['time_unit']} | {rate} |")
+    return "\n".join(lines)
+
+
+def replace_block(text: str, name: str, table: str) -> str:
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ResultsError(f"README.md: expected one {begin} and after it one {end}")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if README.md is not up to date"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, metavar="DIR", help="checkout to work on (default: this one)"
+    )
+    arguments = parser.parse_args(argv)
+    readme = arguments.root / "README.md"
+    results = arguments.root / "docs" / "results"
+    try:
+        old = readme.read_text()
+        new = replace_block(old, "results", latency_table(read_records(results)))
+        new = replace_block(new, "kernels", kernels_table(results / "bench_kernels.json"))
+    except (ResultsError, OSError) as error:
+        print(f"update_readme: error: {error}", file=sys.stderr)
+        return 3
+    except KeyError as error:
+        print(f"update_readme: error: docs/results: a record has no {error}", file=sys.stderr)
+        return 3
+    if arguments.check:
+        if new != old:
+            print("update_readme: error: README.md is not up to date (make results-table)", file=sys.stderr)
+        return int(new != old)
+    readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

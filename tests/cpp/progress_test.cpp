@@ -1,0 +1,80 @@
+// Progress output and the handling of signals.
+#include "benchmark/progress.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <string>
+
+#include "benchmark/interrupt.h"
+
+namespace kvfuse::bench {
+namespace {
+
+std::string output_of(Progress::Style style) {
+  std::FILE* file = std::tmpfile();
+  {
+    Progress progress(4, style, file);
+    for (int i = 0; i <= 4; ++i) progress.update(i, "latency v1 T=32");
+    progress.finish();
+    progress.update(4, "after the end");
+  }
+  std::string text(4096, '\0');
+  std::rewind(file);
+  text.resize(std::fread(text.data(), 1, text.size(), file));
+  std::fclose(file);
+  return text;
+}
+
+TEST(Progress, LinesAreRareAndEndWithOne) {
+  EXPECT_EQ(output_of(Progress::Style::kLines), "  0%  latency v1 T=32\ndone in 0s\n");
+}
+
+TEST(Progress, ABarIsRemovedAtTheEnd) {
+  EXPECT_EQ(output_of(Progress::Style::kBar),
+            "\r\x1b[K[........................]   0%  latency v1 T=32\r\x1b[Kdone in 0s\n");
+}
+
+TEST(Progress, Off) {
+  EXPECT_EQ(output_of(Progress::Style::kOff), "");
+  std::FILE* file = std::tmpfile();
+  EXPECT_EQ(Progress::style_for(file, true), Progress::Style::kOff);
+  EXPECT_EQ(Progress::style_for(file, false), Progress::Style::kLines);
+  std::fclose(file);
+}
+
+TEST(Progress, Durations) {
+  EXPECT_EQ(duration_text(7.4), "7s");
+  EXPECT_EQ(duration_text(65), "1:05");
+  EXPECT_EQ(duration_text(7389), "2:03:09");
+  EXPECT_EQ(duration_text(-1), "?");
+  EXPECT_EQ(duration_text(0.0 / 0.0), "?");
+}
+
+// The status of a child that runs `body`.
+template <typename Body>
+int status_of(Body body) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    install_interrupt_handlers();
+    body();
+    ::_exit(interrupted_signal());
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST(Interrupt, TheFirstSignalIsNotedTheSecondEnds) {
+  EXPECT_EQ(status_of([] {}), 0);
+  EXPECT_EQ(status_of([] { std::raise(SIGINT); }), SIGINT);
+  EXPECT_EQ(status_of([] { std::raise(SIGTERM); }), SIGTERM);
+  EXPECT_EQ(status_of([] { std::raise(SIGINT), std::raise(SIGINT); }), 130);
+  EXPECT_EQ(status_of([] { std::raise(SIGINT), std::raise(SIGTERM); }), 143);
+  EXPECT_EQ(status_of([] { std::raise(SIGXFSZ), std::raise(SIGPIPE); }), 0);
+}
+
+}  // namespace
+}  // namespace kvfuse::bench

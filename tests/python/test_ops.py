@@ -1,0 +1,346 @@
+"""The operators against float64 references and PyTorch's own attention, under opcheck and torch.compile."""
+
+from collections.abc import Callable
+
+import kvfuse
+import pytest
+import reference
+import torch
+from kvfuse import ops
+from op_inputs import FLOATS, Layer, make_layer
+from torch import Tensor
+
+OPS = torch.ops.kvfuse
+TOKENS = (1, 3, 17, 128, 257, 1000)
+HEAD_DIMS = (16, 64, 80, 128)
+APPENDING = (ops.append_decode_attention, ops.prefill_attention)
+
+# Error of attention over an int8 cache, as a share of the result: what a 16-bit query and float32 sums may
+# cost (the outlier channel is 50 times the others), beside the rounding of the result.
+INT8_ERROR = 1e-3
+
+
+def run(op: Callable[..., Tensor], layer: Layer) -> Tensor:
+    """Appends and attends; the cache of `layer` changes."""
+    return op(layer.q, layer.k, layer.v, *layer.cache, **layer.scales)
+
+
+def ragged(tokens: int, batch: int) -> list[int]:
+    """Lengths from 1 to `tokens`, the longest first."""
+    return [max(1, tokens - b * tokens // batch) for b in range(batch)]
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    """PyTorch's own attention, in the dtype of q, one sequence at a time."""
+    out = torch.empty_like(q)
+    for b, length in enumerate(lengths):
+        mask = torch.ones(q.shape[2], length, dtype=torch.bool).tril(length - q.shape[2])
+        keys, values = (x[b : b + 1, :, :length] for x in (k, v))
+        out[b] = torch.nn.functional.scaled_dot_product_attention(
+            q[b : b + 1], keys, values, attn_mask=mask, enable_gqa=True
+        )
+    return out
+
+
+def rms(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts).square().mean().sqrt()
+
+
+def assert_close_enough(*results: tuple[Tensor, Layer, int]) -> None:
+    """At most twice the error of PyTorch's own attention, and a rounding; root mean square over all results.
+
+    A result comes with its inputs and the number of tokens that the operator appended.
+    """
+    errors, wants, torch_errors = [], [], []
+    for out, layer, appended in results:
+        assert out.dtype == layer.q.dtype and out.shape == layer.q.shape
+        assert out.transpose(1, 2).is_contiguous()
+        lengths = [length + appended for length in layer.lengths]
+        want = reference.attention(layer.q, *layer.values(), lengths)
+        wants.append(want.flatten())
+        errors.append((out.double() - want).flatten())
+        if not layer.scales:
+            theirs = sdpa(layer.q, layer.k_cache, layer.v_cache, lengths)
+            torch_errors.append((theirs.double() - want).flatten())
+    share = torch.finfo(out.dtype).eps + (INT8_ERROR if layer.scales else 0)
+    allowed = share * rms(wants) + (2 * rms(torch_errors) if torch_errors else 0)
+    assert rms(errors) <= allowed, f"error {rms(errors):.3g} > {allowed:.3g}"
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_attention_is_as_exact_as_pytorch(tokens, head_dim, dtype, int8):
+    decoded, appended, prefilled = [], [], []
+    for batch in (1, 2, 7):
+        options = {"head_dim": head_dim, "dtype": dtype, "int8": int8, "seed": batch}
+        layer = make_layer(ragged(tokens, batch), **options)
+        decoded.append((ops.decode_attention(layer.q, *layer.cache, **layer.scales), layer, 0))
+        layer = make_layer(ragged(tokens, batch), q_len=3, **options)
+        appended.append((run(ops.append_decode_attention, layer), layer, 3))
+        layer = make_layer(ragged(tokens, batch), q_len=70, **options)
+        prefilled.append((run(ops.prefill_attention, layer), layer, 70))
+    assert_close_enough(*decoded)
+    assert_close_enough(*appended)
+    assert_close_enough(*prefilled)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("prompt_len", [1, 63, 64, 200])
+def test_prefill_of_an_empty_cache(prompt_len, dtype, int8):
+    layer = make_layer((0, 0), q_len=prompt_len, dtype=dtype, int8=int8)
+    assert_close_enough((run(ops.prefill_attention, layer), layer, prompt_len))
+
+
+@pytest.mark.parametrize("op", ["kv_append", "append_decode_attention", "prefill_attention"])
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_appended_rows_and_no_others_change(op, int8, dtype):
+    layer = make_layer((5, 0, 9), q_len=2, dtype=dtype, int8=int8)
+    before = layer.clone()
+    query = () if op == "kv_append" else (layer.q,)
+    getattr(ops, op)(*query, layer.k, layer.v, *layer.cache, **layer.scales)
+    for b, length in enumerate(layer.lengths):
+        for rows, cache, was in (
+            (layer.k, layer.k_cache, before.k_cache),
+            (layer.v, layer.v_cache, before.v_cache),
+        ):
+            want = reference.quantize(rows)[0] if int8 else rows
+            torch.testing.assert_close(cache[b, :, length : length + 2], want[b], rtol=0, atol=0)
+            for untouched in (slice(0, length), slice(length + 2, None)):
+                torch.testing.assert_close(
+                    cache[b, :, untouched], was[b, :, untouched], rtol=0, atol=0, equal_nan=True
+                )
+        for name, rows in (("k_scale", layer.k), ("v_scale", layer.v)) if int8 else ():
+            want = reference.quantize(rows)[1]
+            torch.testing.assert_close(
+                layer.scales[name][b, :, length : length + 2], want[b], rtol=2e-7, atol=0
+            )
+            assert layer.scales[name][b, :, length + 2 :].isnan().all()
+    assert torch.equal(layer.cache_seqlens, before.cache_seqlens)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("width", [1, 7, 64, 80])
+def test_quantised_rows_are_within_half_a_step(dtype, width):
+    x = (torch.randn(5, 3, width) * torch.logspace(-3, 3, 3)[:, None]).to(dtype)
+    x[0, 0] = 0
+    codes, scale = ops.quantize_kv(x)
+    assert codes.dtype == torch.int8 and codes.shape == x.shape and codes.abs().max() == 127
+    assert scale.dtype == torch.float32 and scale.shape == x.shape[:-1]
+    assert scale[0, 0] == 0 and not codes[0, 0].any()
+    torch.testing.assert_close(scale, x.float().abs().amax(-1) / 127, rtol=2e-7, atol=0)
+    error = (reference.dequantize(codes, scale) - x.double()).abs()
+    assert (error <= scale[..., None].double() * 0.5001).all()
+    for out_dtype in FLOATS:
+        back = ops.dequantize_kv(codes, scale, out_dtype)
+        want = (codes.float() * scale[..., None]).to(out_dtype)
+        torch.testing.assert_close(back, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_does_not_turn_plausible(bad):
+    x = torch.ones(2, 64)
+    x[1, 7] = bad
+    codes, scale = ops.quantize_kv(x)
+    assert ops.dequantize_kv(codes, scale, torch.float32)[1].isnan().all()
+    assert ops.dequantize_kv(codes, scale, torch.float32)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("op", APPENDING)
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+def test_strides_do_not_change_the_result(op, int8):
+    layer = make_layer((40, 7), q_len=3, kv_heads=4, int8=int8)
+    want = run(op, layer.clone())
+    qkv = torch.cat(
+        [x.transpose(1, 2).flatten(2) for x in (layer.q, layer.k, layer.v)], -1
+    )  # as one projection gives
+    fused = [x.unflatten(-1, (4, 64)).transpose(1, 2) for x in qkv.split(256, -1)]
+    scattered = [x.mT.contiguous().mT for x in (layer.q, layer.k, layer.v)]  # the last dimension too
+    for inputs in (fused, scattered):
+        fresh = layer.clone()
+        assert not inputs[0].is_contiguous()
+        assert torch.equal(op(*inputs, *fresh.cache, **fresh.scales), want)
+    q, cache = layer.q, layer.cache
+    assert torch.equal(
+        ops.decode_attention(scattered[0], *cache, **layer.scales),
+        ops.decode_attention(q, *cache, **layer.scales),
+    )
+
+
+def test_softmax_scale():
+    layer = make_layer()
+    doubled = ops.decode_attention(layer.q, *layer.cache, softmax_scale=2 / 8)
+    torch.testing.assert_close(doubled, ops.decode_attention(layer.q * 2, *layer.cache))
+
+
+def test_a_query_that_sees_no_token_gives_zeros():
+    layer = make_layer((0, 1), q_len=2)
+    out = ops.decode_attention(layer.q, *layer.cache)
+    assert not out[0].any() and not out[1, :, 0].any() and out[1, :, 1].any()
+
+
+@pytest.mark.parametrize(
+    "op", ["kv_append", "append_decode_attention", "prefill_attention", "decode_attention"]
+)
+@pytest.mark.parametrize(("lengths", "q_len"), [((), 1), ((4, 2), 0)], ids=["no_sequence", "no_token"])
+def test_empty_inputs(op, lengths, q_len):
+    layer = make_layer(lengths, q_len=q_len)
+    before = layer.clone()
+    new = {"kv_append": (layer.k, layer.v), "decode_attention": (layer.q,)}.get(
+        op, (layer.q, layer.k, layer.v)
+    )
+    out = getattr(ops, op)(*new, *layer.cache)
+    assert out is None if op == "kv_append" else out.shape == layer.q.shape
+    torch.testing.assert_close(layer.mutable, before.mutable, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+def test_the_cache_can_be_filled_to_the_brim_and_no_further(int8):
+    layer = make_layer((4, 4), spare=0, int8=int8)  # capacity 5
+    run(ops.append_decode_attention, layer)
+    layer.cache_seqlens += torch.tensor([0, 1])
+    before = layer.clone()
+    for op in ("kv_append", "append_decode_attention", "prefill_attention"):
+        query = () if op == "kv_append" else (layer.q,)
+        rule = rf"kvfuse::{op}: expected cache_seqlens\[1\] \+ 1 <= 5 \(capacity of k_cache\), got 6"
+        with pytest.raises(ValueError, match=rule):
+            getattr(ops, op)(*query, layer.k, layer.v, *layer.cache, **layer.scales)
+        torch.testing.assert_close(layer.mutable, before.mutable, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+@pytest.mark.parametrize("q_len", [1, 3])
+def test_the_same_bits_in_every_run_and_alone_or_in_a_batch(int8, q_len):
+    layer = make_layer((700, 513, 30, 1), q_len=q_len, int8=int8)
+    for op in APPENDING:
+        want = run(op, layer.clone())
+        for _ in range(5):
+            assert torch.equal(run(op, layer.clone()), want)
+        for b in range(4):
+            assert torch.equal(run(op, layer.clone(slice(b, b + 1))), want[b : b + 1])
+
+
+SAMPLES = {
+    "float32": {},
+    "bfloat16": {"dtype": torch.bfloat16, "lengths": (9,)},
+    "float16_many_tokens": {"dtype": torch.float16, "q_len": 4},
+    "int8": {"int8": True, "lengths": (300, 1)},
+    "int8_bfloat16_queries": {"int8": True, "dtype": torch.bfloat16, "heads": 6, "kv_heads": 3},
+    "one_kv_head": {"heads": 4, "kv_heads": 1, "head_dim": 128},
+    "strided": {"q_len": 2, "head_dim": 80},
+}
+
+
+def calls_of(name: str) -> dict[str, tuple[tuple, dict]]:
+    """Each operator's arguments for the sample called `name`."""
+    layer = make_layer(**({"lengths": (5, 3)} | SAMPLES[name]))
+    q, k, v = layer.q, layer.k, layer.v
+    if name == "strided":
+        q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
+    codes, scale = reference.quantize(k)
+    return {
+        "kv_append": ((k, v, *layer.cache), layer.scales),
+        "decode_attention": ((q, *layer.cache), layer.scales),
+        "append_decode_attention": ((q, k, v, *layer.cache), layer.scales),
+        "prefill_attention": ((q, k, v, *layer.cache), layer.scales | {"softmax_scale": 0.1}),
+        "quantize_kv": ((k,), {}),
+        "dequantize_kv": ((codes, scale, q.dtype), {}),
+    }
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("op", list(calls_of("float32")))
+def test_opcheck(op, sample):
+    args, kwargs = calls_of(sample)[op]
+    assert set(torch.library.opcheck(getattr(OPS, op).default, args, kwargs).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("op", list(calls_of("float32")))
+def test_gradients_are_refused(op):
+    args, kwargs = calls_of("float32")[op]
+    if op == "dequantize_kv":
+        args = (args[0], args[1].requires_grad_(), args[2])
+    else:
+        args = (args[0].requires_grad_(), *args[1:])
+    name = "scale" if op == "dequantize_kv" else {"kv_append": "k", "quantize_kv": "x"}.get(op, "q")
+    torch.library.opcheck(getattr(OPS, op).default, args, kwargs, test_utils="test_autograd_registration")
+    rule = f"kvfuse::{op}: expected {name} with requires_grad=False, got True .the operator has no gradient"
+    with pytest.raises(NotImplementedError, match=rule):
+        getattr(OPS, op)(*args, **kwargs)
+    with torch.no_grad():
+        getattr(OPS, op)(*args, **kwargs)
+
+
+def test_autograd_notices_that_a_cache_it_saved_has_changed():
+    layer = make_layer()
+    weight = torch.ones((), requires_grad=True)
+    product = (weight * layer.k_cache).sum()
+    ops.kv_append(layer.k, layer.v, *layer.cache)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        layer = make_layer(q_len=3)
+        out = run(ops.append_decode_attention, layer)
+    assert torch.equal(out, run(ops.append_decode_attention, make_layer(q_len=3)))
+
+
+def decode_loop(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale):
+    """A prompt and three steps; the cache and its lengths are advanced in place."""
+    scales = {"k_scale": k_scale, "v_scale": v_scale}
+    out = [ops.prefill_attention(q, k, v, k_cache, v_cache, cache_seqlens, **scales)]
+    cache_seqlens += q.shape[2]
+    for _ in range(3):
+        q, k, v = (torch.tanh(x[:, :, -1:] + out[-1][:, : x.shape[1], -1:]) for x in (q, k, v))
+        out.append(ops.append_decode_attention(q, k, v, k_cache, v_cache, cache_seqlens, **scales))
+        cache_seqlens += 1
+    return torch.cat(out, 2)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+def test_compiled_decode_loop_equals_eager(int8):
+    eager, compiled = (make_layer((0, 4), q_len=5, int8=int8) for _ in range(2))
+    scales = (None, None)
+    want = decode_loop(eager.q, eager.k, eager.v, *eager.cache, *(eager.scales.values() or scales))
+    loop = torch.compile(decode_loop, fullgraph=True, backend="aot_eager")
+    got = loop(compiled.q, compiled.k, compiled.v, *compiled.cache, *(compiled.scales.values() or scales))
+    assert torch.equal(got, want)
+    assert torch.equal(compiled.cache_seqlens, eager.cache_seqlens)
+    torch.testing.assert_close(compiled.mutable, eager.mutable, rtol=0, atol=0, equal_nan=True)
+
+
+def test_export_with_a_dynamic_batch_and_capacity():
+    class Step(torch.nn.Module):
+        def forward(self, q, k, v, k_cache, v_cache, cache_seqlens):
+            return ops.append_decode_attention(q, k, v, k_cache, v_cache, cache_seqlens)
+
+    batch, capacity = torch.export.Dim("batch"), torch.export.Dim("capacity")
+    shapes = ({0: batch},) * 3 + ({0: batch, 2: capacity},) * 2 + ({0: batch},)
+    layer = make_layer()
+    program = torch.export.export(Step(), (layer.q, layer.k, layer.v, *layer.cache), dynamic_shapes=shapes)
+    other, same = (make_layer((3, 30, 300)) for _ in range(2))
+    got = program.module()(other.q, other.k, other.v, *other.cache)
+    assert torch.equal(got, run(ops.append_decode_attention, same))
+
+
+def test_results_on_the_meta_device():
+    layer = make_layer()
+    layer = Layer(*(x.to("meta") for x in (layer.q, layer.k, layer.v, *layer.cache)))
+    out = run(ops.append_decode_attention, layer)
+    assert out.device.type == "meta" and out.shape == layer.q.shape and out.transpose(1, 2).is_contiguous()
+    huge = torch.empty(2, 4, 2**31, 64, device="meta")
+    out = ops.decode_attention(
+        layer.q, huge[:, :2].contiguous(), huge[:, 2:].contiguous(), layer.cache_seqlens
+    )
+    assert out.shape == layer.q.shape
+
+
+def test_every_supported_head_size_runs():
+    for head_dim in kvfuse.build_info()["supported_head_dims"]:
+        layer = make_layer(head_dim=head_dim)
+        assert_close_enough((ops.decode_attention(layer.q, *layer.cache), layer, 0))
