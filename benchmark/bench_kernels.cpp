@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "benchmark/memory.h"
 #include "benchmark/statistics.h"
 #include "benchmark/timer.h"
 #include "csrc/ops/build_info.h"
@@ -152,6 +153,7 @@ void register_all() {
 }  // namespace kvfuse::bench
 
 int main(int argc, char** argv) {
+  kvfuse::bench::request_huge_pages();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   const kvfuse::ops::BuildInfo build = kvfuse::ops::build_info();

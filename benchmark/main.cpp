@@ -73,6 +73,7 @@ ExitCode run(const CliOptions& options) {
   }
   warn_of_slow_dtype(config, options);
   install_interrupt_handlers();
+  request_huge_pages();
   install_counting_allocator(config.memory_budget);
   if (config.num_threads) at::set_num_threads(static_cast<int>(*config.num_threads));
 

@@ -6,6 +6,7 @@
 #include <c10/util/Exception.h>
 
 #include <atomic>
+#include <cstdlib>
 
 namespace kvfuse::bench {
 namespace {
@@ -67,6 +68,8 @@ void install_counting_allocator(std::optional<std::int64_t> budget_bytes) {
   allocator.set_budget(budget_bytes);
   c10::SetCPUAllocator(&allocator, /*priority=*/100);
 }
+
+void request_huge_pages() { setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0); }  // read by c10::alloc_cpu
 
 MemoryFigures memory_figures() { return {current_bytes.load(), peak_bytes.load()}; }
 

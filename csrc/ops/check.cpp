@@ -16,6 +16,11 @@ bool is_true(const c10::SymBool& rule) { return rule.expect_true(__FILE__, __LIN
 
 std::string name_of(at::ScalarType dtype) { return c10::getDtypeNames(dtype).first; }
 
+// PyTorch passes Python's None as an undefined tensor.
+void check_given(const char* op, const NamedTensor& arg) {
+  TORCH_CHECK_TYPE(arg.tensor.defined(), op, ": expected ", arg.name, " to be a tensor, got None");
+}
+
 void check_dim(const char* op, const NamedTensor& arg, std::int64_t dim, const char* shape) {
   TORCH_CHECK_VALUE(arg.tensor.dim() == dim, op, ": expected ", arg.name, " of shape ", shape, ", got ",
                     arg.tensor.sym_sizes());
@@ -42,6 +47,7 @@ void check_float_dtype(const char* op, const char* name, at::ScalarType dtype) {
 }
 
 void check_device(const char* op, const NamedTensor& first, const NamedTensor& arg) {
+  check_given(op, arg);
   TORCH_CHECK_VALUE(arg.tensor.device() == first.tensor.device(), op, ": expected ", arg.name,
                     " on the device of ", first.name, " (", first.tensor.device(), "), got ",
                     arg.tensor.device());
@@ -97,6 +103,7 @@ void check_cache(const char* op, const NamedTensor& first, const CacheTensors& c
 
 // `arg` opens the operator's argument list: everything else is compared with it.
 void check_first(const char* op, const NamedTensor& arg, const char* shape) {
+  check_given(op, arg);
   check_dim(op, arg, 4, shape);
   check_float_dtype(op, arg.name, arg.tensor.scalar_type());
   const std::int64_t head_dim = arg.tensor.sym_size(3).guard_int(__FILE__, __LINE__);
@@ -172,10 +179,11 @@ void check_quantize_kv(const at::Tensor& x) {
 }
 
 void check_dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype) {
+  check_given(kDequantizeKv, {"codes", codes});
+  check_device(kDequantizeKv, {"codes", codes}, {"scale", scale});
   check_dtype(kDequantizeKv, {"codes", codes}, at::kChar, "");
   check_dtype(kDequantizeKv, {"scale", scale}, at::kFloat, "");
   check_float_dtype(kDequantizeKv, "a result", dtype);
-  check_device(kDequantizeKv, {"codes", codes}, {"scale", scale});
   TORCH_CHECK_VALUE(codes.dim() >= 1, kDequantizeKv, ": expected codes of shape [..., width], got ",
                     codes.sym_sizes());
   check_shape(kDequantizeKv, {"scale", scale}, codes.sym_sizes().slice(0, codes.dim() - 1),

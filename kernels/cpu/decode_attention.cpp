@@ -7,7 +7,8 @@
 //
 // An int8 cache is attended on its codes. The query is quantised to 16 bits once (its error, 2^-16 of the
 // largest element, vanishes beside the cache's 2^-8), K rows are read as integer dot products, and V's scale
-// is folded into the probabilities. No row is ever written back dequantised.
+// is folded into the probabilities, which are rounded to 15 bits of the largest in the chunk so that V rows
+// too are summed as integers. No row is ever written back dequantised.
 #include <algorithm>
 #include <cmath>
 
@@ -87,22 +88,59 @@ inline void dot_rows(const Query<T, kHeadDim>& query, const T* rows, float* scor
   }
 }
 
-// acc[d] = sum over count rows of weights[i] * rows[i][d].
-template <typename T, int kHeadDim>
+// Channels whose sums fit the registers at once.
+template <int kHeadDim>
+constexpr int kWidth = kHeadDim % 64 == 0 ? 64 : (kHeadDim <= 96 ? kHeadDim : 16);
+
+// out[d] = sum over count rows of weights[i] * rows[i][d]. As many rows from next_k on are prefetched
+// meanwhile.
+template <int kHeadDim, typename T>
 inline void weighted_sum(const float* weights, const T* rows, int count, const T* next_k, float* out) {
-  constexpr int kBlock = kHeadDim % 64 == 0 ? 64
-                         : kHeadDim <= 96   ? kHeadDim
-                                            : 16;  // channels held in registers
-  for (int begin = 0; begin < kHeadDim; begin += kBlock) {
-    Vec acc[kBlock / kLanes];
+  constexpr int kVectors = kWidth<kHeadDim> / kLanes;
+  for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
+    Vec acc[kVectors];
     for (Vec& lane : acc) lane = zero();
     for (int i = 0; i < count; ++i) {
-      if (begin == 0) prefetch_block(next_k + std::int64_t{i} * kHeadDim, kHeadDim);
+      if (begin == 0) prefetch_block(next_k + i * kHeadDim, kHeadDim);
       const Vec weight = splat(weights[i]);
-      const T* row = rows + std::int64_t{i} * kHeadDim + begin;
-      for (int j = 0; j < kBlock / kLanes; ++j) acc[j] = fma(weight, load(row + j * kLanes), acc[j]);
+      const T* row = rows + i * kHeadDim + begin;
+      for (int j = 0; j < kVectors; ++j) acc[j] = fma(weight, load(row + j * kLanes), acc[j]);
     }
-    for (int j = 0; j < kBlock / kLanes; ++j) store(out + begin + j * kLanes, acc[j]);
+    for (int j = 0; j < kVectors; ++j) store(out + begin + j * kLanes, acc[j]);
+  }
+}
+
+// The same on int8 rows, two at a time. A rounded weight is off by at most 2^-16 of the largest; the 32-bit
+// sums hold 512 rows of 127 * 32767.
+template <int kHeadDim>
+inline void weighted_sum(const float* weights, const std::int8_t* rows, int count, const std::int8_t* next_k,
+                         float* out) {
+  static_assert(kChunk <= 512);
+  constexpr float kLargest = 32767.0F;
+  alignas(64) std::int16_t rounded[kChunk + kLanes];
+  Vec most = zero();
+  Vec spoilt = zero();  // turns NaN with a weight, as then must the sums
+  for (int i = 0; i < count; i += kLanes) {
+    most = max(most, load(weights + i));
+    spoilt = fma(load(weights + i), zero(), spoilt);
+  }
+  const float largest = reduce_max(most);
+  const float scale = largest / kLargest + reduce_add(spoilt);
+  const float inverse = largest > 0.0F ? kLargest / largest : 0.0F;
+  for (int i = 0; i < count; i += kLanes) quantize(mul(load(weights + i), splat(inverse)), rounded + i);
+
+  constexpr int kVectors = kWidth<kHeadDim> / kPairChannels;
+  for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
+    IntVec acc[kVectors];
+    for (IntVec& lane : acc) lane = int_zero();
+    for (int i = 0; i < count; i += 2) {
+      if (begin == 0) prefetch_block(next_k + i * kHeadDim, 2 * kHeadDim);
+      const int partner = i + 1 < count ? i + 1 : i;  // an odd last row meets itself with weight 0
+      const IntVec pair = pair_weights(rounded[i], partner > i ? rounded[partner] : std::int16_t{0});
+      add_row_pair<kWidth<kHeadDim>>(rows + i * kHeadDim + begin, rows + partner * kHeadDim + begin, pair,
+                                     acc);
+    }
+    for (int j = 0; j < kVectors; ++j) store_scaled(out + begin + j * kPairChannels, acc[j], scale);
   }
 }
 
@@ -148,7 +186,7 @@ void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const
 
   if constexpr (std::is_same_v<T, std::int8_t>)
     for (int i = 0; i < count; ++i) weights[i] *= v_scale[i];
-  weighted_sum<T, kHeadDim>(weights, v, count, next_k, out.values);
+  weighted_sum<kHeadDim>(weights, v, count, next_k, out.values);
 }
 
 // One call: what a task needs beyond the parameters.

@@ -56,8 +56,9 @@ const std::vector<Isa>& available_isas() {
 }
 
 const char* isa_name(Isa isa) {
-  return std::find_if(kNames.begin(), kNames.end(), [=](const auto& entry) { return entry.first == isa; })
-      ->second;
+  for (const auto& [known, name] : kNames)
+    if (known == isa) return name;
+  return "unknown";
 }
 
 Isa active_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relaxed)); }

@@ -33,14 +33,19 @@ using IntVec = __m256i;
 constexpr int kIntLanes = 16;
 
 inline IntVec int_zero() { return _mm256_setzero_si256(); }
+
+// acc + the sums of neighbouring 16-bit products.
+inline IntVec multiply_pairs(IntVec acc, __m256i a, __m256i b) {
+#if defined(__AVX512VNNI__)
+  return _mm256_dpwssd_epi32(acc, a, b);
+#else
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+#endif
+}
+
 inline IntVec int_dot(IntVec acc, const std::int16_t* q, const std::int8_t* row) {
   const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)));
-  const __m256i query = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
-#if defined(__AVX512VNNI__)
-  return _mm256_dpwssd_epi32(acc, wide, query);
-#else
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(wide, query));
-#endif
+  return multiply_pairs(acc, wide, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)));
 }
 inline float reduce_add(IntVec x) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -54,6 +59,29 @@ inline void sum_rows8(const IntVec (&rows)[8], float* out) {
       _mm256_hadd_epi32(_mm256_hadd_epi32(rows[4], rows[5]), _mm256_hadd_epi32(rows[6], rows[7]));
   _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(ab, cd, 0x20),
                                                             _mm256_permute2x128_si256(ab, cd, 0x31))));
+}
+
+// Weighted sums of 8-bit rows: acc[j] holds kPairChannels channels; weights are 16-bit pairs, one of each
+// row.
+constexpr int kPairChannels = 8;
+
+inline IntVec pair_weights(std::int16_t first, std::int16_t second) {
+  return _mm256_set1_epi32(static_cast<int>(
+      (static_cast<unsigned>(static_cast<std::uint16_t>(second)) << 16) | static_cast<std::uint16_t>(first)));
+}
+template <int kChannels>
+inline void add_row_pair(const std::int8_t* first, const std::int8_t* second, IntVec weights, IntVec* acc) {
+  for (int d = 0; d < kChannels; d += 2 * kPairChannels) {
+    const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + d));
+    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + d));
+    IntVec* out = acc + d / kPairChannels;
+    out[0] = multiply_pairs(out[0], _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)), weights);
+    out[1] = multiply_pairs(out[1], _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)), weights);
+  }
+}
+// out[0 .. kPairChannels) = acc * scale.
+inline void store_scaled(float* out, IntVec acc, float scale) {
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps(scale)));
 }
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

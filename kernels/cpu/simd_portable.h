@@ -124,4 +124,21 @@ inline void sum_rows8(const IntVec (&rows)[8], float* out) {
   for (int i = 0; i < 8; ++i) out[i] = reduce_add(rows[i]);
 }
 
+// Weighted sums of 8-bit rows: acc[j] holds kPairChannels channels; weights are 16-bit pairs, one of each
+// row.
+constexpr int kPairChannels = 8;
+
+inline IntVec pair_weights(std::int16_t first, std::int16_t second) { return {{first, second}}; }
+template <int kChannels>
+inline void add_row_pair(const std::int8_t* first, const std::int8_t* second, const IntVec& weights,
+                         IntVec* acc) {
+  for (int d = 0; d < kChannels; ++d)
+    acc[d / kPairChannels].lane[d % kPairChannels] +=
+        weights.lane[0] * first[d] + weights.lane[1] * second[d];
+}
+// out[0 .. kPairChannels) = acc * scale.
+inline void store_scaled(float* out, const IntVec& acc, float scale) {
+  for (int i = 0; i < kPairChannels; ++i) out[i] = static_cast<float>(acc.lane[i]) * scale;
+}
+
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

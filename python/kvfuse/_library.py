@@ -27,10 +27,10 @@ def folder() -> Path:
         chosen = os.environ.get("KVFUSE_BUILD_DIR")
         places = [CHECKOUT / chosen] if chosen else [CHECKOUT / "build/cpu", PACKAGE]
     for place in places:
-        if (place / OPERATORS).is_file():
+        if (place / OPERATORS).is_file() and (place / TORCH_VERSION).is_file():
             return place
     raise ImportError(
-        f"kvfuse: expected {OPERATORS} in {' or '.join(map(str, places))}, found none "
+        f"kvfuse: expected {OPERATORS} and {TORCH_VERSION} in {' or '.join(map(str, places))}, found none "
         "(build it with scripts/bootstrap in a checkout, or install with pip install .)"
     )
 

@@ -1,9 +1,11 @@
-"""What several test files share: where CMake has put the programs that tests run."""
+"""What several test files share: where CMake has put the programs that tests run, and models on disk."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from runner import Runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -21,3 +23,23 @@ def find_built(name: str) -> Path:
 @pytest.fixture(scope="session")
 def built():
     return find_built
+
+
+@pytest.fixture
+def bench(built, tmp_path) -> Runner:
+    """bench_runner in an empty folder."""
+    return Runner(built("bench_runner"), tmp_path)
+
+
+@pytest.fixture(scope="session")
+def saved_gpt2(tmp_path_factory):
+    """GPT-2 (124M) with random weights and the folder that save_pretrained wrote, 500 MB."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    folder = tmp_path_factory.mktemp("gpt2")
+    model.save_pretrained(folder)
+    yield model, folder
+    shutil.rmtree(folder)

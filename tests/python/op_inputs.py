@@ -1,5 +1,7 @@
 """Inputs of the operator tests: caches with NaN past the lengths, and rows with an outlier channel."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import reference
@@ -7,6 +9,17 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For thousands of small calls, where threads that wait for each other are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass
@@ -82,3 +95,8 @@ def make_layer(
         for b, length in enumerate(lengths):
             tensor[b, :, length:] = float("nan")
     return Layer(q, k, v, *caches, torch.tensor(lengths, dtype=torch.int32), scales)
+
+
+def run(op: Callable[..., Tensor], layer: Layer) -> Tensor:
+    """Appends and attends; the cache of `layer` changes."""
+    return op(layer.q, layer.k, layer.v, *layer.cache, **layer.scales)

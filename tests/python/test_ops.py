@@ -1,28 +1,20 @@
-"""The operators against float64 references and PyTorch's own attention, under opcheck and torch.compile."""
-
-from collections.abc import Callable
+"""The operators against float64 references and PyTorch's own attention."""
 
 import kvfuse
 import pytest
 import reference
 import torch
 from kvfuse import ops
-from op_inputs import FLOATS, Layer, make_layer
+from op_inputs import FLOATS, Layer, make_layer, one_thread, run
 from torch import Tensor
 
-OPS = torch.ops.kvfuse
 TOKENS = (1, 3, 17, 128, 257, 1000)
 HEAD_DIMS = (16, 64, 80, 128)
 APPENDING = (ops.append_decode_attention, ops.prefill_attention)
 
 # Error of attention over an int8 cache, as a share of the result: what a 16-bit query and float32 sums may
 # cost (the outlier channel is 50 times the others), beside the rounding of the result.
-INT8_ERROR = 1e-3
-
-
-def run(op: Callable[..., Tensor], layer: Layer) -> Tensor:
-    """Appends and attends; the cache of `layer` changes."""
-    return op(layer.q, layer.k, layer.v, *layer.cache, **layer.scales)
+INT8_ERROR = 2e-4
 
 
 def ragged(tokens: int, batch: int) -> list[int]:
@@ -71,6 +63,7 @@ def assert_close_enough(*results: tuple[Tensor, Layer, int]) -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("tokens", TOKENS)
+@one_thread()
 def test_attention_is_as_exact_as_pytorch(tokens, head_dim, dtype, int8):
     decoded, appended, prefilled = [], [], []
     for batch in (1, 2, 7):
@@ -213,74 +206,15 @@ def test_the_cache_can_be_filled_to_the_brim_and_no_further(int8):
 
 @pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
 @pytest.mark.parametrize("q_len", [1, 3])
-def test_the_same_bits_in_every_run_and_alone_or_in_a_batch(int8, q_len):
+def test_the_same_bits_in_every_run_on_any_threads_and_alone_or_in_a_batch(int8, q_len):
     layer = make_layer((700, 513, 30, 1), q_len=q_len, int8=int8)
     for op in APPENDING:
-        want = run(op, layer.clone())
+        with one_thread():
+            want = run(op, layer.clone())
         for _ in range(5):
             assert torch.equal(run(op, layer.clone()), want)
         for b in range(4):
             assert torch.equal(run(op, layer.clone(slice(b, b + 1))), want[b : b + 1])
-
-
-SAMPLES = {
-    "float32": {},
-    "bfloat16": {"dtype": torch.bfloat16, "lengths": (9,)},
-    "float16_many_tokens": {"dtype": torch.float16, "q_len": 4},
-    "int8": {"int8": True, "lengths": (300, 1)},
-    "int8_bfloat16_queries": {"int8": True, "dtype": torch.bfloat16, "heads": 6, "kv_heads": 3},
-    "one_kv_head": {"heads": 4, "kv_heads": 1, "head_dim": 128},
-    "strided": {"q_len": 2, "head_dim": 80},
-}
-
-
-def calls_of(name: str) -> dict[str, tuple[tuple, dict]]:
-    """Each operator's arguments for the sample called `name`."""
-    layer = make_layer(**({"lengths": (5, 3)} | SAMPLES[name]))
-    q, k, v = layer.q, layer.k, layer.v
-    if name == "strided":
-        q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
-    codes, scale = reference.quantize(k)
-    return {
-        "kv_append": ((k, v, *layer.cache), layer.scales),
-        "decode_attention": ((q, *layer.cache), layer.scales),
-        "append_decode_attention": ((q, k, v, *layer.cache), layer.scales),
-        "prefill_attention": ((q, k, v, *layer.cache), layer.scales | {"softmax_scale": 0.1}),
-        "quantize_kv": ((k,), {}),
-        "dequantize_kv": ((codes, scale, q.dtype), {}),
-    }
-
-
-@pytest.mark.parametrize("sample", SAMPLES)
-@pytest.mark.parametrize("op", list(calls_of("float32")))
-def test_opcheck(op, sample):
-    args, kwargs = calls_of(sample)[op]
-    assert set(torch.library.opcheck(getattr(OPS, op).default, args, kwargs).values()) == {"SUCCESS"}
-
-
-@pytest.mark.parametrize("op", list(calls_of("float32")))
-def test_gradients_are_refused(op):
-    args, kwargs = calls_of("float32")[op]
-    if op == "dequantize_kv":
-        args = (args[0], args[1].requires_grad_(), args[2])
-    else:
-        args = (args[0].requires_grad_(), *args[1:])
-    name = "scale" if op == "dequantize_kv" else {"kv_append": "k", "quantize_kv": "x"}.get(op, "q")
-    torch.library.opcheck(getattr(OPS, op).default, args, kwargs, test_utils="test_autograd_registration")
-    rule = f"kvfuse::{op}: expected {name} with requires_grad=False, got True .the operator has no gradient"
-    with pytest.raises(NotImplementedError, match=rule):
-        getattr(OPS, op)(*args, **kwargs)
-    with torch.no_grad():
-        getattr(OPS, op)(*args, **kwargs)
-
-
-def test_autograd_notices_that_a_cache_it_saved_has_changed():
-    layer = make_layer()
-    weight = torch.ones((), requires_grad=True)
-    product = (weight * layer.k_cache).sum()
-    ops.kv_append(layer.k, layer.v, *layer.cache)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        product.backward()
 
 
 def test_inference_mode():
@@ -288,56 +222,6 @@ def test_inference_mode():
         layer = make_layer(q_len=3)
         out = run(ops.append_decode_attention, layer)
     assert torch.equal(out, run(ops.append_decode_attention, make_layer(q_len=3)))
-
-
-def decode_loop(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale):
-    """A prompt and three steps; the cache and its lengths are advanced in place."""
-    scales = {"k_scale": k_scale, "v_scale": v_scale}
-    out = [ops.prefill_attention(q, k, v, k_cache, v_cache, cache_seqlens, **scales)]
-    cache_seqlens += q.shape[2]
-    for _ in range(3):
-        q, k, v = (torch.tanh(x[:, :, -1:] + out[-1][:, : x.shape[1], -1:]) for x in (q, k, v))
-        out.append(ops.append_decode_attention(q, k, v, k_cache, v_cache, cache_seqlens, **scales))
-        cache_seqlens += 1
-    return torch.cat(out, 2)
-
-
-@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
-def test_compiled_decode_loop_equals_eager(int8):
-    eager, compiled = (make_layer((0, 4), q_len=5, int8=int8) for _ in range(2))
-    scales = (None, None)
-    want = decode_loop(eager.q, eager.k, eager.v, *eager.cache, *(eager.scales.values() or scales))
-    loop = torch.compile(decode_loop, fullgraph=True, backend="aot_eager")
-    got = loop(compiled.q, compiled.k, compiled.v, *compiled.cache, *(compiled.scales.values() or scales))
-    assert torch.equal(got, want)
-    assert torch.equal(compiled.cache_seqlens, eager.cache_seqlens)
-    torch.testing.assert_close(compiled.mutable, eager.mutable, rtol=0, atol=0, equal_nan=True)
-
-
-def test_export_with_a_dynamic_batch_and_capacity():
-    class Step(torch.nn.Module):
-        def forward(self, q, k, v, k_cache, v_cache, cache_seqlens):
-            return ops.append_decode_attention(q, k, v, k_cache, v_cache, cache_seqlens)
-
-    batch, capacity = torch.export.Dim("batch"), torch.export.Dim("capacity")
-    shapes = ({0: batch},) * 3 + ({0: batch, 2: capacity},) * 2 + ({0: batch},)
-    layer = make_layer()
-    program = torch.export.export(Step(), (layer.q, layer.k, layer.v, *layer.cache), dynamic_shapes=shapes)
-    other, same = (make_layer((3, 30, 300)) for _ in range(2))
-    got = program.module()(other.q, other.k, other.v, *other.cache)
-    assert torch.equal(got, run(ops.append_decode_attention, same))
-
-
-def test_results_on_the_meta_device():
-    layer = make_layer()
-    layer = Layer(*(x.to("meta") for x in (layer.q, layer.k, layer.v, *layer.cache)))
-    out = run(ops.append_decode_attention, layer)
-    assert out.device.type == "meta" and out.shape == layer.q.shape and out.transpose(1, 2).is_contiguous()
-    huge = torch.empty(2, 4, 2**31, 64, device="meta")
-    out = ops.decode_attention(
-        layer.q, huge[:, :2].contiguous(), huge[:, 2:].contiguous(), layer.cache_seqlens
-    )
-    assert out.shape == layer.q.shape
 
 
 def test_every_supported_head_size_runs():
