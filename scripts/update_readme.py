@@ -16,17 +16,16 @@ class ResultsError(Exception):
     """One sentence: which file, what was expected, what came."""
 
 
-def read_records(folder: Path) -> list[dict]:
-    """The latency records that were measured, the last one of each (T, version)."""
+def read_records(path: Path) -> list[dict]:
+    """The latency records of one file that were measured, the last one of each (T, version)."""
     latest = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ResultsError(f"{path.name}:{number}: expected a JSON object: {error.msg}") from None
-            if record["benchmark_name"] == "latency_vs_T" and record["status"] == "ok":
-                latest[record["T"], record["version"]] = record
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ResultsError(f"{path.name}:{number}: expected a JSON object: {error.msg}") from None
+        if record["benchmark_name"] == "latency_vs_T" and record["status"] == "ok":
+            latest[record["T"], record["version"]] = record
     return [latest[key] for key in sorted(latest)]
 
 
@@ -48,15 +47,14 @@ def conditions(record: dict) -> tuple:
     return (context["cpu"], context["isa"], context["num_threads"], *case)
 
 
-def latency_table(records: list[dict]) -> str:
+def latency_table(path: Path) -> str:
+    records = read_records(path)
     if not records:
-        return "No measured records in docs/results yet."
+        raise ResultsError(f"{path.name}: expected at least one measured latency record, got none")
     if len({conditions(record) for record in records}) > 1:
-        raise ResultsError(
-            "docs/results: expected records of one machine and one model, got several in one table"
-        )
+        raise ResultsError(f"{path.name}: expected records of one machine and one model, got several")
     cpu, isa, threads, model, dtype, batch, prompt = conditions(records[0])
-    bandwidth = numpy.median([record["context"]["read_bandwidth_gb_s"] for record in records])
+    bandwidth = numpy.median([record["read_bandwidth_bytes_per_s"] / 1e9 for record in records])
     lines = [
         f"{cpu} ({isa}), {threads} threads, {bandwidth:.1f} GB/s read bandwidth; {model}, {dtype}, "
         f"batch {batch}, prompt {prompt}. Median times; speed-up with 95 % interval.",
@@ -77,16 +75,39 @@ def latency_table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def latency_tables(folder: Path) -> str:
+    tables = [latency_table(path) for path in sorted(folder.glob("*.jsonl"))]
+    return "\n\n".join(tables) or "No measured records in docs/results yet."
+
+
 def kernels_table(path: Path) -> str:
-    """Google Benchmark's JSON; of repeated runs only the median."""
+    """The counters of bench_kernels: our attention beside PyTorch's ways, a row per batch and length."""
     if not path.exists():
         return "No measured kernels in docs/results yet."
-    runs = json.loads(path.read_text())["benchmarks"]
-    medians = [run for run in runs if run.get("aggregate_name") == "median"]
-    lines = ["| kernel | time | GB/s |", "|:--|--:|--:|"]
-    for run in medians or runs:
-        rate = f"{run['bytes_per_second'] / 1e9:.1f}" if "bytes_per_second" in run else ""
-        lines.append(f"| {run['run_name']} | {run['real_time']:.1f} {run['time_unit']} | {rate} |")
+    report = json.loads(path.read_text())
+    runs = {run["name"].split("/iterations")[0]: run for run in report["benchmarks"]}
+    context = report["context"]
+    lines = [
+        f"{context['threads']} threads, {context['isa']}. Cold: the KV cache is read from memory; hot: from the CPU's caches.",
+        "",
+        "| batch | length | | INT8 us | share | float32 share | vs torch float32 | vs dequantise + torch | "
+        "float32 vs torch | append / attend |",
+        "|--:|--:|:--|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, int8 in runs.items():
+        if not name.startswith("int8/"):
+            continue
+        _, batch, length, state = name.split("/")
+        ours, torch, dequantise, append = (
+            runs[f"{way}/{batch}/{length}/{state}"]
+            for way in ("float32", "torch_float32", "torch_dequantise", "int8_append")
+        )
+        share = (lambda run: f"{run['share']:.2f}") if state == "cold" else (lambda run: "")
+        lines.append(
+            f"| {batch[1:]} | {length[1:]} | {state} | {int8['us']:.1f} | {share(int8)} | {share(ours)} | "
+            f"{torch['us'] / int8['us']:.2f}x | {dequantise['us'] / int8['us']:.1f}x | "
+            f"{torch['us'] / ours['us']:.2f}x | {append['us'] / int8['us']:.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -111,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     results = arguments.root / "docs" / "results"
     try:
         old = readme.read_text()
-        new = replace_block(old, "results", latency_table(read_records(results)))
+        new = replace_block(old, "results", latency_tables(results))
         new = replace_block(new, "kernels", kernels_table(results / "bench_kernels.json"))
     except (ResultsError, OSError) as error:
         print(f"update_readme: error: {error}", file=sys.stderr)

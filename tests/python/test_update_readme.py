@@ -37,7 +37,8 @@ def record(version: str, samples: list[float], **changes) -> dict:
         "dtype": "float32",
         "prompt_length": 32,
         "batch_size": 1,
-        "context": {"cpu": "Some CPU", "isa": "avx2", "num_threads": 2, "read_bandwidth_gb_s": 30.0},
+        "read_bandwidth_bytes_per_s": 30.0e9,
+        "context": {"cpu": "Some CPU", "isa": "avx2", "num_threads": 2},
         **changes,
     }
 
@@ -83,15 +84,36 @@ def test_table_and_check(checkout):
     assert run(checkout, "--check") == 0
 
 
+def test_tables_of_several_files(checkout):
+    write_records(checkout, record("v1", [128.0]))
+    other = checkout / "docs" / "results" / "second.jsonl"
+    other.write_text(json.dumps(record("v1", [256.0], batch_size=8)) + "\n")
+    assert run(checkout) == 0
+    text = (checkout / "README.md").read_text()
+    assert text.index("batch 1") < text.index("| 128.0 |") < text.index("batch 8") < text.index("| 256.0 |")
+
+
 def test_kernels_table(checkout):
-    run_of = {"run_name": "decode/1024", "real_time": 12.34, "time_unit": "us", "bytes_per_second": 2.5e10}
-    single = {"benchmarks": [run_of]}
-    repeated = {"benchmarks": [{**run_of, "real_time": 99.0}, {**run_of, "aggregate_name": "median"}]}
-    for content in (single, repeated):
-        (checkout / "docs" / "results" / "bench_kernels.json").write_text(json.dumps(content))
-        assert run(checkout) == 0
-        rows = [line for line in (checkout / "README.md").read_text().splitlines() if "decode" in line]
-        assert rows == ["| decode/1024 | 12.3 us | 25.0 |"]
+    times = {
+        "int8": 10.0,
+        "int8_append": 10.5,
+        "float32": 30.0,
+        "torch_float32": 45.0,
+        "torch_dequantise": 120.0,
+    }
+    runs = [
+        {"name": f"{way}/B1/L1024/{state}/iterations:9/manual_time", "us": us, "share": 0.9}
+        for way, us in times.items()
+        for state in ("cold", "hot")
+    ]
+    report = {"context": {"threads": "2", "isa": "avx2"}, "benchmarks": runs}
+    (checkout / "docs" / "results" / "bench_kernels.json").write_text(json.dumps(report))
+    assert run(checkout) == 0
+    rows = [line for line in (checkout / "README.md").read_text().splitlines() if "| 1024 |" in line]
+    assert rows == [
+        "| 1 | 1024 | cold | 10.0 | 0.90 | 0.90 | 4.50x | 12.0x | 1.50x | 1.050 |",
+        "| 1 | 1024 | hot | 10.0 |  |  | 4.50x | 12.0x | 1.50x | 1.050 |",
+    ]
 
 
 @pytest.mark.parametrize(
