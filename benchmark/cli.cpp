@@ -76,7 +76,6 @@ constexpr std::array kSwitches = {
     Switch{"--resume", &CliOptions::resume, "measure only what the results file lacks"},
     Switch{"--dry-run", &CliOptions::dry_run, "print the plan, measure nothing"},
     Switch{"--quiet", &CliOptions::quiet, "no progress"},
-    Switch{"--verbose", &CliOptions::verbose, "more detail, also in errors"},
     Switch{"--list-versions", &CliOptions::list_versions, "print the versions and end"},
     Switch{"--self-check", &CliOptions::self_check, "print what was built, try each operator and end"},
 };
@@ -180,8 +179,6 @@ void take_overrides(const CLI::App& app, const Raw& raw, CliOptions& options) {
 void check_combinations(const CliOptions& options, const Raw& raw, std::vector<std::string>& problems) {
   if (options.clear_log && options.resume)
     problems.push_back("--resume: expected not beside --clear-log, got both (hint: drop one of them)");
-  if (options.quiet && options.verbose)
-    problems.push_back("--quiet: expected not beside --verbose, got both (hint: drop one of them)");
   for (const std::string& word : raw.version)
     for (const BenchmarkName& name : kBenchmarks)
       if (word == name.cli || word == name.log || word == "all") {

@@ -23,7 +23,6 @@ struct CliOptions {
   TableFormat output = TableFormat::kTable;
   bool fsync = true;
   bool quiet = false;
-  bool verbose = false;
   bool list_versions = false;
   bool self_check = false;
   std::string help;  // not empty: print it and end

@@ -88,7 +88,8 @@ def kernels_table(path: Path) -> str:
     runs = {run["name"].split("/iterations")[0]: run for run in report["benchmarks"]}
     context = report["context"]
     lines = [
-        f"{context['threads']} threads, {context['isa']}. Cold: the KV cache is read from memory; hot: from the CPU's caches.",
+        f"{context['threads']} threads, {context['isa']}. Cold: the KV cache is read from memory; "
+        "hot: from the CPU's caches.",
         "",
         "| batch | length | | INT8 us | share | float32 share | vs torch float32 | vs dequantise + torch | "
         "float32 vs torch | append / attend |",

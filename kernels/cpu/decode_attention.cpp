@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "kernels/attention.h"
+#include "kernels/cpu/cache_rows.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
@@ -24,125 +25,7 @@ namespace {
 constexpr int kChunk =
     256;  // tokens a task: 16 KiB of int8 K, enough to hide the merge, small enough to share out
 constexpr int kRowsPerStep = 8;  // K rows whose dot products are summed together
-
-// What the dot products with K start from: the query times softmax_scale, in 16 bits for an int8 cache.
-template <typename T, int kHeadDim>
-struct Query {
-  alignas(64) float values[kHeadDim];
-};
-template <int kHeadDim>
-struct Query<std::int8_t, kHeadDim> {
-  alignas(64) std::int16_t values[kHeadDim];
-  float scale;
-};
-
-template <typename T, int kHeadDim>
-void prepare(const float* q, Query<T, kHeadDim>& query) {
-  if constexpr (std::is_same_v<T, std::int8_t>) {
-    constexpr float kLargest = 32767.0F;  // 32767 * 127 * head_dim stays below 2^31 for head sizes up to 512
-    Vec most = zero();
-    Vec spoilt = zero();  // turns NaN where an element is not finite, as then must the scores
-    for (int d = 0; d < kHeadDim; d += kLanes) {
-      most = max(most, absolute(load(q + d)));
-      spoilt = fma(load(q + d), zero(), spoilt);
-    }
-    const float absmax = reduce_max(most);
-    const float inverse = absmax > 0.0F ? kLargest / absmax : 0.0F;
-    for (int d = 0; d < kHeadDim; d += kLanes) quantize(mul(load(q + d), splat(inverse)), query.values + d);
-    query.scale = absmax / kLargest + reduce_add(spoilt);
-  } else {
-    std::copy_n(q, kHeadDim, query.values);
-  }
-}
-
-// Brings the lines of a row block that is needed a whole pass later into the second-level cache.
-template <typename T>
-inline void prefetch_block(const T* block, int elements) {
-  const char* line = reinterpret_cast<const char*>(block);
-  for (int offset = 0; offset < elements * static_cast<int>(sizeof(T)); offset += 64)
-    __builtin_prefetch(line + offset, 0, 2);
-}
-
-// scores[r] = query . rows[r] for kRows consecutive rows.
-template <int kRows, typename T, int kHeadDim>
-inline void dot_rows(const Query<T, kHeadDim>& query, const T* rows, float* scores) {
-  if constexpr (std::is_same_v<T, std::int8_t>) {
-    IntVec acc[kRows];
-    for (int r = 0; r < kRows; ++r) acc[r] = int_zero();
-    for (int d = 0; d < kHeadDim; d += kIntLanes)
-      for (int r = 0; r < kRows; ++r) acc[r] = int_dot(acc[r], query.values + d, rows + r * kHeadDim + d);
-    if constexpr (kRows == 8)
-      sum_rows8(acc, scores);
-    else
-      scores[0] = reduce_add(acc[0]);
-  } else {
-    Vec acc[kRows];
-    for (int r = 0; r < kRows; ++r) acc[r] = zero();
-    for (int d = 0; d < kHeadDim; d += kLanes)
-      for (int r = 0; r < kRows; ++r)
-        acc[r] = fma(load(query.values + d), load(rows + r * kHeadDim + d), acc[r]);
-    if constexpr (kRows == 8)
-      sum_rows8(acc, scores);
-    else
-      scores[0] = reduce_add(acc[0]);
-  }
-}
-
-// Channels whose sums fit the registers at once.
-template <int kHeadDim>
-constexpr int kWidth = kHeadDim % 64 == 0 ? 64 : (kHeadDim <= 96 ? kHeadDim : 16);
-
-// out[d] = sum over count rows of weights[i] * rows[i][d]. As many rows from next_k on are prefetched
-// meanwhile.
-template <int kHeadDim, typename T>
-inline void weighted_sum(const float* weights, const T* rows, int count, const T* next_k, float* out) {
-  constexpr int kVectors = kWidth<kHeadDim> / kLanes;
-  for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
-    Vec acc[kVectors];
-    for (Vec& lane : acc) lane = zero();
-    for (int i = 0; i < count; ++i) {
-      if (begin == 0) prefetch_block(next_k + i * kHeadDim, kHeadDim);
-      const Vec weight = splat(weights[i]);
-      const T* row = rows + i * kHeadDim + begin;
-      for (int j = 0; j < kVectors; ++j) acc[j] = fma(weight, load(row + j * kLanes), acc[j]);
-    }
-    for (int j = 0; j < kVectors; ++j) store(out + begin + j * kLanes, acc[j]);
-  }
-}
-
-// The same on int8 rows, two at a time. A rounded weight is off by at most 2^-16 of the largest; the 32-bit
-// sums hold 512 rows of 127 * 32767.
-template <int kHeadDim>
-inline void weighted_sum(const float* weights, const std::int8_t* rows, int count, const std::int8_t* next_k,
-                         float* out) {
-  static_assert(kChunk <= 512);
-  constexpr float kLargest = 32767.0F;
-  alignas(64) std::int16_t rounded[kChunk + kLanes];
-  Vec most = zero();
-  Vec spoilt = zero();  // turns NaN with a weight, as then must the sums
-  for (int i = 0; i < count; i += kLanes) {
-    most = max(most, load(weights + i));
-    spoilt = fma(load(weights + i), zero(), spoilt);
-  }
-  const float largest = reduce_max(most);
-  const float scale = largest / kLargest + reduce_add(spoilt);
-  const float inverse = largest > 0.0F ? kLargest / largest : 0.0F;
-  for (int i = 0; i < count; i += kLanes) quantize(mul(load(weights + i), splat(inverse)), rounded + i);
-
-  constexpr int kVectors = kWidth<kHeadDim> / kPairChannels;
-  for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
-    IntVec acc[kVectors];
-    for (IntVec& lane : acc) lane = int_zero();
-    for (int i = 0; i < count; i += 2) {
-      if (begin == 0) prefetch_block(next_k + i * kHeadDim, 2 * kHeadDim);
-      const int partner = i + 1 < count ? i + 1 : i;  // an odd last row meets itself with weight 0
-      const IntVec pair = pair_weights(rounded[i], partner > i ? rounded[partner] : std::int16_t{0});
-      add_row_pair<kWidth<kHeadDim>>(rows + i * kHeadDim + begin, rows + partner * kHeadDim + begin, pair,
-                                     acc);
-    }
-    for (int j = 0; j < kVectors; ++j) store_scaled(out + begin + j * kPairChannels, acc[j], scale);
-  }
-}
+static_assert(kChunk <= kMostRows);
 
 // Softmax and weighted values of one query row over one chunk, unnormalised.
 template <int kHeadDim>

@@ -54,7 +54,7 @@ TEST_F(Cli, Nothing) {
   EXPECT_TRUE(options.all_benchmarks);
   EXPECT_TRUE(options.fsync);
   EXPECT_TRUE(options.help.empty());
-  EXPECT_FALSE(options.clear_log || options.resume || options.dry_run || options.quiet || options.verbose ||
+  EXPECT_FALSE(options.clear_log || options.resume || options.dry_run || options.quiet ||
                options.list_versions || options.self_check);
   EXPECT_EQ(options.output, TableFormat::kTable);
   EXPECT_EQ(resolve_config(options).log_file, "results.jsonl");
@@ -99,12 +99,10 @@ TEST_F(Cli, EveryOptionReachesItsKey) {
                                     "md",
                                     "--resume",
                                     "--dry-run",
-                                    "--verbose",
                                     "--list-versions",
                                     "--self-check"});
   EXPECT_FALSE(options.fsync);
-  EXPECT_TRUE(options.resume && options.dry_run && options.verbose && options.list_versions &&
-              options.self_check);
+  EXPECT_TRUE(options.resume && options.dry_run && options.list_versions && options.self_check);
   EXPECT_EQ(options.output, TableFormat::kMarkdown);
   const BenchConfig config = resolve_config(options);
   EXPECT_EQ(config.model_name, "gpt2-medium");
@@ -177,7 +175,6 @@ TEST_F(Cli, WrongCallsAreRefusedInOneLine) {
       {{"--version", "v1", "v1"}, "--version: expected each value once, got \"v1\""},
       {{"--clear-log", "--resume"},
        "--resume: expected not beside --clear-log, got both (hint: drop one of them)"},
-      {{"--quiet", "--verbose"}, "--quiet: expected not beside --verbose, got both (hint: drop one of them)"},
       {{"-o", "xml"}, "-o: expected one of table, md, csv, json, got \"xml\""},
       {{"--preset", "gpt3"},
        "--preset: expected one of gpt2, gpt2-medium, gpt2-large, gpt2-xl, got \"gpt3\" (hint: did you mean "
