@@ -11,6 +11,7 @@
 #include "benchmark/interrupt.h"
 #include "benchmark/machine.h"
 #include "benchmark/memory.h"
+#include "csrc/ops/build_info.h"
 #include "csrc/versions/registry.h"
 
 namespace kvfuse::bench {
@@ -76,6 +77,7 @@ json Session::make_case(const std::string& benchmark, const std::string& version
               {"batch_size", config_.batch_size},
               {"seed", config_.seed},
               {"num_threads", at::get_num_threads()},
+              {"isa", ops::build_info().active_isa},
               {"memory_budget", config_.memory_budget ? json(*config_.memory_budget) : json(nullptr)}};
   if (!T) return key;
   key.update({{"prompt_length", config_.prompt_length},

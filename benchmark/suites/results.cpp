@@ -7,14 +7,14 @@ namespace kvfuse::bench {
 
 Results::Results(Session& session, const std::string& benchmark) {
   session.log().for_each([&](const json& record) {
-    if (record.value("benchmark_name", "") == benchmark && record.value("status", "") == "ok")
+    if (record.value("benchmark_name", "") == benchmark && record.contains("case"))
       records_.push_back(record);
   });
 }
 
 const json* Results::find(const json& case_key) const {
   for (auto record = records_.rbegin(); record != records_.rend(); ++record)
-    if (record->contains("case") && (*record)["case"] == case_key) return &*record;
+    if ((*record)["case"] == case_key) return record->value("status", "") == "ok" ? &*record : nullptr;
   return nullptr;
 }
 

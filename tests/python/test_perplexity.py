@@ -60,9 +60,7 @@ def wikitext():
 def test_full_size_on_wikitext_equals_transformers(bench, saved_gpt2, wikitext):
     model, folder = saved_gpt2
     limit = 1400  # a full window and a partial one
-    (record,) = evaluate(
-        bench, folder, model.config, wikitext, "--max-tokens", limit, versions=["v1"], num_threads=None
-    )
+    (record,) = evaluate(bench, folder, model.config, wikitext, "--max-tokens", limit, versions=["v1"])
     loss, scored = reference_loss(model, wikitext[:limit], 1024)
     assert (record["num_tokens"], record["num_windows"]) == (scored, 2) == (limit - 2, 2)
     assert f"{record['perplexity']:.4g}" == f"{math.exp(loss):.4g}"

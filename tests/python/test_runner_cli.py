@@ -70,20 +70,25 @@ def test_self_check(bench):
     result = bench.run("--self-check")
     assert result.returncode == 0
     assert "instruction set: " in result.stdout and "PyTorch " + torch.__version__ in result.stdout
-    for op in ("kv_append", "decode_attention", "append_decode_attention", "prefill_attention", "quantize_kv"):
+    for op in (
+        "kv_append",
+        "decode_attention",
+        "append_decode_attention",
+        "prefill_attention",
+        "quantize_kv",
+    ):
         assert re.search(rf"\b{op}\b.* ok$", result.stdout, re.MULTILINE)
 
 
 def test_every_instruction_set(bench):
     available = re.search(r"\(available: (.*)\)", bench.run("--self-check").stdout)[1].split()
     assert available[0] == "portable"
+    smoke = REPOSITORY / "configs" / "smoke.yaml"
     for isa in available:
         environment = {"KVFUSE_ISA": isa}
         assert f"instruction set: {isa} " in bench.run("--self-check", environment=environment).stdout
-        smoke = REPOSITORY / "configs" / "smoke.yaml"
-        records = bench.measure(
-            "vram", "--config", smoke, "--log-file", bench.log.name, environment=environment
-        )
+        options = ["--config", smoke, "--log-file", bench.log]
+        records = bench.measure("vram", *options, environment=environment)
         assert [record["context"]["isa"] for record in records] == [isa] * 9
     for option in ([], ["--self-check"], ["--dry-run"]):
         line = problem(bench.run(*option, environment={"KVFUSE_ISA": "mmx"}), 2)
