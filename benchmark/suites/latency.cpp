@@ -137,6 +137,7 @@ class Latency {
 // "1.52 [1.50, 1.55]": how many times as fast as `reference`.
 std::string speedup_text(const json* reference, const json& record) {
   if (reference == nullptr) return "-";
+  if (*reference == record) return "1";
   const auto samples = [](const json& from) {
     return from.value("time_total_ms_samples", std::vector<double>());
   };

@@ -1,10 +1,11 @@
 #include "csrc/ops/check.h"
 
+#include <c10/util/SmallVector.h>
+
 #include <array>
 #include <cmath>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "csrc/ops/dtype.h"
 #include "kernels/head_dims.h"
@@ -138,17 +139,19 @@ void check_query(const char* op, const at::Tensor& q, const CacheTensors& cache,
 
 // The bytes from the first to the last element.
 struct MemoryRange {
+  const char* name;
   const char* begin = nullptr;
   const char* end = nullptr;
 };
 
-MemoryRange memory_of(const at::Tensor& tensor) {
-  if (tensor.numel() == 0) return {};
+MemoryRange memory_of(const NamedTensor& arg) {
+  const at::Tensor& tensor = arg.tensor;
+  if (tensor.numel() == 0) return {arg.name};
   std::int64_t elements = 1;
   for (std::int64_t dim = 0; dim < tensor.dim(); ++dim)
     elements += (tensor.size(dim) - 1) * tensor.stride(dim);
   const char* begin = static_cast<const char*>(tensor.const_data_ptr());
-  return {begin, begin + elements * static_cast<std::int64_t>(tensor.element_size())};
+  return {arg.name, begin, begin + elements * static_cast<std::int64_t>(tensor.element_size())};
 }
 
 }  // namespace
@@ -204,22 +207,20 @@ void check_lengths(const char* op, const CacheTensors& cache, std::int64_t appen
 
 void check_separate_memory(const char* op, const CacheTensors& cache,
                            std::initializer_list<NamedTensor> inputs) {
-  std::vector<NamedTensor> written = {{"k_cache", cache.k_cache}, {"v_cache", cache.v_cache}};
+  c10::SmallVector<MemoryRange, 8> ranges = {memory_of({"k_cache", cache.k_cache}),
+                                             memory_of({"v_cache", cache.v_cache})};
   if (cache.k_cache.scalar_type() == at::kChar) {
-    written.push_back({"k_scale", *cache.k_scale});
-    written.push_back({"v_scale", *cache.v_scale});
+    ranges.push_back(memory_of({"k_scale", *cache.k_scale}));
+    ranges.push_back(memory_of({"v_scale", *cache.v_scale}));
   }
-  const auto check_pair = [op](const NamedTensor& a, const NamedTensor& b) {
-    const MemoryRange first = memory_of(a.tensor);
-    const MemoryRange second = memory_of(b.tensor);
-    TORCH_CHECK_VALUE(first.end <= second.begin || second.end <= first.begin, op, ": expected ", a.name,
-                      " and ", b.name, " in separate memory, got tensors that overlap");
-  };
-  for (auto a = written.begin(); a != written.end(); ++a) {
-    for (auto b = a + 1; b != written.end(); ++b) check_pair(*a, *b);
-    for (const NamedTensor& input : inputs) check_pair(*a, input);
-    check_pair(*a, {"cache_seqlens", cache.cache_seqlens});
-  }
+  const std::size_t written = ranges.size();
+  for (const NamedTensor& input : inputs) ranges.push_back(memory_of(input));
+  ranges.push_back(memory_of({"cache_seqlens", cache.cache_seqlens}));
+  for (std::size_t a = 0; a < written; ++a)
+    for (std::size_t b = a + 1; b < ranges.size(); ++b)
+      TORCH_CHECK_VALUE(ranges[a].end <= ranges[b].begin || ranges[b].end <= ranges[a].begin, op,
+                        ": expected ", ranges[a].name, " and ", ranges[b].name,
+                        " in separate memory, got tensors that overlap");
 }
 
 }  // namespace kvfuse::ops

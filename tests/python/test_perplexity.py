@@ -37,9 +37,13 @@ def reference_loss(model, tokens, window) -> tuple[float, int]:
 
 def evaluate(bench, folder, config, tokens, *options, **changes) -> list[dict]:
     tokens.astype("<u2").tofile(bench.folder / "tokens.bin")
-    path = bench.configure(
-        model_config=model_config(config), weights=str(folder), dataset="tokens.bin", T_values=[1], **changes
-    )
+    keys = {
+        "model_config": model_config(config),
+        "weights": str(folder),
+        "dataset": "tokens.bin",
+        "T_values": [1],
+    }
+    path = bench.configure(**(keys | changes))
     return bench.measure("perplexity", "--config", path, *options)
 
 
@@ -122,6 +126,29 @@ def test_batch_size_does_not_matter(bench, small, mode):
             losses.setdefault(record["version"], []).append(record["loss"])
     for version in ("v0", "v1", "v2"):
         assert losses[version] == pytest.approx([losses[version][0]] * 4, rel=1e-5)
+
+
+def test_cache_beyond_the_memory_budget(bench, small):
+    """v1's cache alone is more than the budget leaves beside the weights; v2's is 1 / 3.2 of it."""
+    model, folder = small
+    small_tokens(8 * 32).astype("<u2").tofile(bench.folder / "tokens.bin")
+    weights = sum(parameter.numel() * 4 for parameter in model.parameters())
+    layers_and_heads = SMALL["n_layer"] * SMALL["n_head"]
+    v1_cache = 2 * layers_and_heads * 8 * 31 * (SMALL["n_embd"] // SMALL["n_head"]) * 4
+    config = bench.configure(
+        model_config=model_config(model.config), weights=str(folder), dataset="tokens.bin", T_values=[1],
+        batch_size=8, memory_budget=weights + v1_cache, autoregressive=True,
+    )  # fmt: skip
+    result = bench.run("perplexity", "--config", config)
+    assert result.returncode == 1, result.stderr
+    assert [record["status"] for record in bench.records()] == ["ok", "oom", "ok"]
+
+
+def test_no_generation_length_is_needed(bench, small):
+    """The lengths of the other benchmarks do not concern this one."""
+    model, folder = small
+    (record,) = evaluate(bench, folder, model.config, small_tokens(40), versions=["v1"], T_values=None)
+    assert record["status"] == "ok"
 
 
 def test_record_fields(bench, small):

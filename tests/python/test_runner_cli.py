@@ -53,6 +53,16 @@ def test_summary_in_every_form(bench, benchmark, form):
         assert all(float(row["limit_fraction"]) >= 0 for row in rows)
 
 
+def test_summaries_of_two_benchmarks_stay_apart(bench):
+    """What one parser reads per benchmark, it reads for several."""
+    config = bench.configure(T_values=[4])
+    result = bench.run(*BENCHMARKS, "--config", config, "-o", "md")
+    latency, vram = result.stdout.strip("\n").split("\n\n")
+    assert "ms/token" in parse_markdown(latency)[0] and "peak MB" in parse_markdown(vram)[0]
+    result = bench.run(*BENCHMARKS, "--config", config, "-o", "json")
+    assert "ms/token" in str(json.loads(result.stdout)) and "peak MB" in str(json.loads(result.stdout))
+
+
 def test_help_and_versions(bench):
     result = bench.run("--help")
     assert result.returncode == 0 and result.stderr == ""

@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 from runner import TINY_MODEL, problem, statuses
+from safetensors.torch import save_file
 
 # FEATURES B-72 to B-75, and what ARCHITECTURE adds.
 METADATA = {
@@ -188,7 +189,7 @@ def test_summary_of_a_resumed_run_shows_the_earlier_points(bench):
     ("content", "sentence"),
     [
         (b"", "bad.safetensors: "),
-        (b"\xff" * 100, "bad.safetensors: "),
+        (b"\xff" * 9, "bad.safetensors: "),
         (b"\2\0\0\0\0\0\0\0{}", "'wte.weight' is missing"),
         (None, "bad.safetensors: cannot be opened: No such file or directory"),
     ],
@@ -210,3 +211,45 @@ def test_bad_dataset_is_found_before_anything_is_measured(bench, token):
     line = problem(bench.run("--config", bench.configure(dataset="tokens.bin")), 3)
     assert re.search(rf"token 1 of 2: expected an id below 32 .*, got {token}", line)
     assert not bench.log.exists() or bench.records() == []
+
+
+def save_with_nan(folder):
+    """A model of TINY_MODEL's size with one weight that is not a number."""
+    n, vocab_size, positions = (TINY_MODEL[key] for key in ("n_embd", "vocab_size", "block_size"))
+    shapes = {
+        "attn.c_attn": (n, 3 * n),
+        "attn.c_proj": (n, n),
+        "mlp.c_fc": (n, 4 * n),
+        "mlp.c_proj": (4 * n, n),
+    }
+    tensors = {"wte.weight": torch.randn(vocab_size, n), "wpe.weight": torch.randn(positions, n)}
+    for name, shape in shapes.items():
+        tensors |= {f"h.0.{name}.weight": torch.randn(shape), f"h.0.{name}.bias": torch.zeros(shape[1])}
+    for name in ("h.0.ln_1", "h.0.ln_2", "ln_f"):
+        tensors |= {f"{name}.weight": torch.ones(n), f"{name}.bias": torch.zeros(n)}
+    tensors["ln_f.bias"][3] = float("nan")
+    save_file(tensors, folder / "nan.safetensors")
+
+
+def test_weights_that_are_not_numbers(bench):
+    save_with_nan(bench.folder)
+    numpy.array([1, 2, 3], dtype="<u2").tofile(bench.folder / "tokens.bin")
+    config = bench.configure(weights="nan.safetensors", dataset="tokens.bin", T_values=[4], versions=["v1"])
+    finding = "nan.safetensors: tensor 'ln_f.bias': 1 of 16 values are NaN or infinite as Float"
+    assert finding in problem(bench.run("--config", config, "--strict-weights"), 3)
+    for benchmark in ("latency", "vram", "perplexity"):
+        result = bench.run(benchmark, "--config", config)
+        assert f"warning: {finding}" in result.stderr.splitlines()
+        assert result.returncode == 1, benchmark
+        record = bench.records()[-1]
+        assert record["status"] == "failed" and re.search("NaN|finite", record["reason"]), benchmark
+
+
+def test_foreign_records_are_passed_over(bench):
+    foreign = '{"benchmark_name":3,"status":7,"case":{}}\n{"benchmark_name":"vram_vs_T","status":"ok","case":null}\n{}\n'
+    bench.log.write_text(foreign)
+    result = bench.run("vram", "--config", bench.configure(T_values=[4]), "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "3.20" in result.stdout
+    assert bench.log.read_text().startswith(foreign)
+    assert len(bench.records()) == 6
