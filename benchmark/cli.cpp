@@ -243,6 +243,9 @@ BenchConfig resolve_config(const CliOptions& options) {
                                   [&flag = flag](const KeyFlag& known) { return flag == known.flag; });
     override_key(draft, key->key, flag, node);
   }
+  // Perplexity generates nothing: default lengths that do not fit the model are no mistake then.
+  const bool only_perplexity = options.benchmarks == std::vector<std::string>{"perplexity"};
+  if (only_perplexity && !draft.config.origin.contains("T_values")) draft.failed.insert("T_values");
   return finish(std::move(draft));
 }
 

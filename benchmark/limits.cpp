@@ -12,6 +12,7 @@
 #include <memory>
 #include <new>
 
+#include "benchmark/memory.h"
 #include "benchmark/timer.h"
 #include "csrc/model/linear.h"
 #include "kernels/bandwidth.h"
@@ -58,6 +59,7 @@ double measure_read_bandwidth() {
 
 roofline::MachineLimits measure_limits(at::ScalarType dtype) {
   const c10::InferenceMode inference;
+  const BudgetLifted lifted;
   constexpr std::int64_t kSize = 768;  // 0.9 GFLOP: a few milliseconds, operands in cache
   const at::Tensor a = at::ones({kSize, kSize}, at::TensorOptions().dtype(dtype));
   const double seconds = fastest_s([&] { kvfuse::linear(a, a, {}); });

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <string>
 
@@ -62,13 +64,40 @@ void warn_of_slow_dtype(const BenchConfig& config, const CliOptions& options) {
                dtype_name(config.dtype));
 }
 
+// To stdout, or ResourceError: a summary that got lost must not look like success. Nobody reading it is no
+// error.
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  if (std::fflush(stdout) != 0 && errno != EPIPE)
+    throw ResourceError(std::string("standard output: expected room for the summary, got: ") +
+                        std::strerror(errno));
+}
+
+// Tables one after the other; as JSON one document: the rows of a lone benchmark, or an object of them by
+// name.
+std::string summary_text(const std::vector<std::pair<std::string, Table>>& summaries, TableFormat format,
+                         const BenchConfig& config) {
+  const bool as_object = format == TableFormat::kJson && summaries.size() != 1;
+  std::string text;
+  for (const auto& [name, table] : summaries) {
+    if (format == TableFormat::kTable)
+      text += "\n" + name + ", " + config.model_name + " " + dtype_name(config.dtype) + "\n";
+    else if (as_object)
+      text += (text.empty() ? "{\"" : ",\"") + name + "\":";
+    else if (!text.empty())
+      text += "\n";
+    text += render(table, format);
+  }
+  return as_object ? (text.empty() ? "{" : text) + "}\n" : text;
+}
+
 ExitCode run(const CliOptions& options) {
   const BenchConfig config = resolve_config(options);
   check_device(config);
   ops::build_info();  // a wrong KVFUSE_ISA is an error now, not in the middle
   const std::vector<std::string> benchmarks = chosen_benchmarks(options, config);
   if (options.dry_run) {
-    std::fputs(render(plan(config, benchmarks), options.output).c_str(), stdout);
+    print(render(plan(config, benchmarks), options.output));
     return ExitCode::kOk;
   }
   warn_of_slow_dtype(config, options);
@@ -77,17 +106,18 @@ ExitCode run(const CliOptions& options) {
   install_counting_allocator(config.memory_budget);
   if (config.num_threads) at::set_num_threads(static_cast<int>(*config.num_threads));
 
+  const bool scores_text = std::find(benchmarks.begin(), benchmarks.end(), "perplexity") != benchmarks.end();
+  const Inputs inputs = load_inputs(config, scores_text);
   RecordLog log(config.log_file, {.sync = options.fsync, .clear = options.clear_log});
   for (const std::string& notice : log.notices()) std::fprintf(stderr, "%s\n", notice.c_str());
-  Session session(config, options, log);
+  Session session(config, options, inputs, log);
+  std::vector<std::pair<std::string, Table>> summaries;
   for (const Suite& suite : kSuites) {
     if (std::find(benchmarks.begin(), benchmarks.end(), suite.name) == benchmarks.end()) continue;
-    const Table summary = suite.run(session);
-    if (options.output == TableFormat::kTable)
-      std::printf("\n%s, %s %s\n", suite.name, config.model_name.c_str(), dtype_name(config.dtype));
-    std::fputs(render(summary, options.output).c_str(), stdout);
+    summaries.emplace_back(suite.name, suite.run(session));
     if (interrupted_signal() != 0) break;
   }
+  print(summary_text(summaries, options.output, config));
   if (interrupted_signal() != 0) {
     fail("interrupted; what was measured is in " + log.path() + " (--resume measures the rest)");
     return static_cast<ExitCode>(static_cast<int>(ExitCode::kSignalBase) + interrupted_signal());
@@ -98,11 +128,11 @@ ExitCode run(const CliOptions& options) {
 ExitCode dispatch(int argc, const char* const* argv) {
   const CliOptions options = parse_cli(argc, argv);
   if (!options.help.empty()) {
-    std::fputs(options.help.c_str(), stdout);
+    print(options.help);
     return ExitCode::kOk;
   }
   if (options.list_versions) {
-    std::fputs(render(version_table(), options.output).c_str(), stdout);
+    print(render(version_table(), options.output));
     return ExitCode::kOk;
   }
   if (options.self_check) return self_check() ? ExitCode::kOk : ExitCode::kPointsFailed;

@@ -17,6 +17,15 @@ struct MemoryFigures {
 // c10::OutOfMemoryError. Call once, before the first tensor.
 void install_counting_allocator(std::optional<std::int64_t> budget_bytes);
 
+// While one lives, the budget binds nobody: for what the measuring itself needs.
+class BudgetLifted {
+ public:
+  BudgetLifted();
+  ~BudgetLifted();
+  BudgetLifted(const BudgetLifted&) = delete;
+  BudgetLifted& operator=(const BudgetLifted&) = delete;
+};
+
 // Asks for 2 MiB pages under large tensors, where the system gives them on request: weights and caches are
 // read in one stream, and a 4 KiB page every 64 lines costs a tenth of the bandwidth on a fast machine. Call
 // before the first tensor.

@@ -37,6 +37,9 @@ Progress::Progress(double total, Style style, std::FILE* out) : total_(total), s
 
 Progress::~Progress() { clear(); }
 
+// A reader that has gone away must not end the run.
+void Progress::write(const std::string& text) { std::fputs(text.c_str(), out_); }
+
 std::string Progress::bar_line(double fraction, const std::string& times, const std::string& label) const {
   const int full = static_cast<int>(fraction * kBarCells);
   std::string line =
@@ -57,17 +60,17 @@ void Progress::update(double done, const std::string& label) {
   const std::string times =
       fraction > 0.0 ? fmt::format("  {} left", duration_text(elapsed / fraction - elapsed)) : std::string();
   if (style_ == Style::kBar) {
-    fmt::print(out_, "\r\x1b[K{}", bar_line(fraction, times, label));
+    write("\r\x1b[K" + bar_line(fraction, times, label));
     bar_shown_ = true;
   } else {
-    fmt::print(out_, "{:3.0f}%{}  {}\n", 100 * fraction, times, label);
+    write(fmt::format("{:3.0f}%{}  {}\n", 100 * fraction, times, label));
   }
   std::fflush(out_);
 }
 
 void Progress::clear() {
   if (!bar_shown_) return;
-  fmt::print(out_, "\r\x1b[K");
+  write("\r\x1b[K");
   std::fflush(out_);
   bar_shown_ = false;
 }
@@ -76,8 +79,8 @@ void Progress::finish() {
   if (style_ == Style::kOff || finished_) return;
   clear();
   finished_ = true;
-  fmt::print(out_, "done in {}\n",
-             duration_text(std::chrono::duration<double>(Clock::now() - start_).count()));
+  write(fmt::format("done in {}\n",
+                    duration_text(std::chrono::duration<double>(Clock::now() - start_).count())));
   std::fflush(out_);
 }
 

@@ -31,6 +31,7 @@ class Progress {
  private:
   using Clock = std::chrono::steady_clock;
 
+  void write(const std::string& text);
   std::string bar_line(double fraction, const std::string& times, const std::string& label) const;
 
   double total_;

@@ -48,21 +48,22 @@ at::ScalarType scalar_type(DType dtype) {
   return at::kFloat;
 }
 
-Session::Session(const BenchConfig& config, const CliOptions& options, RecordLog& log)
-    : config_(config), options_(options), log_(log) {
-  const Outcome outcome = [&]() -> Outcome {
-    try {
-      model_.emplace(make_weights(config));
-      prompt_ = make_prompt(config);
-      return {};
-    } catch (const c10::OutOfMemoryError& error) {
-      return {Status::kOom, error.what_without_backtrace()};
-    }
-  }();
-  if (outcome.status == Status::kOom)
-    throw ResourceError("the weights of " + config.model_name + " do not fit: " + outcome.reason +
-                        " (raise memory_budget or choose a smaller model)");
-  for (const std::string& warning : model_->weights().warnings) say("warning: " + warning);
+Inputs load_inputs(const BenchConfig& config, bool with_tokens) {
+  std::optional<TokenFile> tokens;
+  if (with_tokens) tokens = read_token_file(*config.dataset, config.model.vocab_size);
+  std::string problem;
+  try {
+    return {Gpt2(make_weights(config)), make_prompt(config), std::move(tokens)};
+  } catch (const c10::OutOfMemoryError& error) {
+    problem = error.what_without_backtrace();
+  }
+  throw ResourceError("the weights of " + config.model_name + " do not fit: " + problem +
+                      " (raise memory_budget or choose a smaller model)");
+}
+
+Session::Session(const BenchConfig& config, const CliOptions& options, const Inputs& inputs, RecordLog& log)
+    : config_(config), options_(options), inputs_(inputs), log_(log) {
+  for (const std::string& warning : model().weights().warnings) say("warning: " + warning);
 }
 
 json Session::make_case(const std::string& benchmark, const std::string& version,

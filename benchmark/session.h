@@ -15,6 +15,7 @@
 #include "benchmark/progress.h"
 #include "benchmark/record.h"
 #include "csrc/model/gpt2.h"
+#include "csrc/text/token_file.h"
 
 namespace kvfuse::bench {
 
@@ -26,14 +27,24 @@ struct Outcome {
   std::string reason;
 };
 
+// What a run reads before it touches the results file.
+struct Inputs {
+  Gpt2 model;
+  at::Tensor prompt;                // int64 [batch_size, prompt_length], seeded
+  std::optional<TokenFile> tokens;  // if `with_tokens`
+};
+
+// Throws ModelFileError or DataFileError, or ResourceError if the weights do not fit memory_budget.
+Inputs load_inputs(const BenchConfig& config, bool with_tokens);
+
 class Session {
  public:
-  // Loads the weights. Throws ModelFileError, or ResourceError if they do not fit memory_budget.
-  Session(const BenchConfig& config, const CliOptions& options, RecordLog& log);
+  Session(const BenchConfig& config, const CliOptions& options, const Inputs& inputs, RecordLog& log);
 
   const BenchConfig& config() const { return config_; }
   const CliOptions& options() const { return options_; }
-  const Gpt2& model() const { return *model_; }
+  const Inputs& inputs() const { return inputs_; }
+  const Gpt2& model() const { return inputs_.model; }
   RecordLog& log() { return log_; }
 
   // Everything that identifies a point: equal cases of two runs are the same measurement.
@@ -53,9 +64,6 @@ class Session {
   std::optional<KvCache> make_cache(const Strategy& strategy, std::int64_t batch,
                                     std::int64_t capacity) const;
 
-  // The same seeded prompt for every version: int64 [batch_size, prompt_length].
-  const at::Tensor& prompt() const { return prompt_; }
-
   roofline::TransformerShape shape(const Strategy& strategy) const;
 
   // A line on stderr, unless --quiet.
@@ -70,9 +78,8 @@ class Session {
 
   const BenchConfig& config_;
   const CliOptions& options_;
+  const Inputs& inputs_;
   RecordLog& log_;
-  std::optional<Gpt2> model_;
-  at::Tensor prompt_;
   std::optional<Progress> progress_;
   bool any_point_failed_ = false;
 };

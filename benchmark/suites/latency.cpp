@@ -79,7 +79,7 @@ class Latency {
           session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
       std::int64_t generated = 0;
       const Timer timer;
-      generate(session_.model(), cache ? &*cache : nullptr, session_.prompt(), T, sampler, [&] {
+      generate(session_.model(), cache ? &*cache : nullptr, session_.inputs().prompt, T, sampler, [&] {
         ++generated;
         if (generated % 16 == 0)
           session_.progress(done_work_ + work * static_cast<double>(generated) / static_cast<double>(T),
@@ -137,7 +137,7 @@ class Latency {
 // "1.52 [1.50, 1.55]": how many times as fast as `reference`.
 std::string speedup_text(const json* reference, const json& record) {
   if (reference == nullptr) return "-";
-  if (*reference == record) return "1";
+  if (*reference == record) return "1.00";
   const auto samples = [](const json& from) {
     return from.value("time_total_ms_samples", std::vector<double>());
   };

@@ -132,8 +132,10 @@ void run_version(Session& session, const Windows& windows, const TokenFile& file
   if (session.done(case_key) || interrupted_signal() != 0) return;
   double loss = 0;
   const Timer timer;
-  const Outcome outcome =
+  Outcome outcome =
       session.attempt([&] { loss = Perplexity(session, windows, find_version(version)).loss(); });
+  if (outcome.status == Status::kOk && !std::isfinite(loss))
+    outcome = {Status::kFailed, "the loss is not finite (are the weights damaged?)"};
   session.finish_progress();
 
   json measured = {{"dataset", *session.config().dataset},
@@ -161,7 +163,7 @@ void run_version(Session& session, const Windows& windows, const TokenFile& file
 }  // namespace
 
 Table run_perplexity(Session& session) {
-  const TokenFile file = read_token_file(*session.config().dataset, session.config().model.vocab_size);
+  const TokenFile& file = *session.inputs().tokens;
   const Windows windows = cut(file.tokens, session.config());
   if (windows.predicted == 0)
     throw DataFileError(*session.config().dataset + ": expected at least 2 tokens, got " +

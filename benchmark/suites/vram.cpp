@@ -22,7 +22,7 @@ json measure(Session& session, const Strategy& strategy, std::int64_t T) {
                    .top_p = config.top_p,
                    .seed = static_cast<std::uint64_t>(config.seed)});
   std::int64_t generated = 0;
-  generate(session.model(), cache ? &*cache : nullptr, session.prompt(), T, sampler, [&] {
+  generate(session.model(), cache ? &*cache : nullptr, session.inputs().prompt, T, sampler, [&] {
     session.progress(static_cast<double>(++generated), static_cast<double>(T),
                      "vram " + std::string(strategy.name) + " T=" + std::to_string(T));
     return interrupted_signal() == 0;

@@ -147,7 +147,7 @@ def test_budget_below_the_weights(bench):
     config = bench.configure(model_config=WIDE, memory_budget=weight_bytes(WIDE) - 1)
     line = problem(bench.run("--config", config), 4)
     assert line.startswith("the weights of custom do not fit: memory_budget: expected at most ")
-    assert bench.records() == []
+    assert not bench.log.exists()
 
 
 def test_resume_measures_only_what_is_missing(bench):
@@ -246,7 +246,7 @@ def test_weights_that_are_not_numbers(bench):
 
 
 def test_foreign_records_are_passed_over(bench):
-    foreign = '{"benchmark_name":3,"status":7,"case":{}}\n{"benchmark_name":"vram_vs_T","status":"ok","case":null}\n{}\n'
+    foreign = '{"benchmark_name":3,"status":7,"case":{}}\n{"benchmark_name":"vram_vs_T","case":null}\n{}\n'
     bench.log.write_text(foreign)
     result = bench.run("vram", "--config", bench.configure(T_values=[4]), "--resume")
     assert result.returncode == 0, result.stderr
