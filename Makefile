@@ -57,7 +57,7 @@ asan:  ## C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	.venv/bin/ctest --preset asan
 
 fuzz:  ## fuzz the readers of untrusted files
-	@$(BOOTSTRAP) --preset fuzz
+	@$(BOOTSTRAP) --preset fuzz --target fuzz_targets
 	.venv/bin/ctest --preset fuzz
 
 wheel:  ## a wheel in dist/, built against the PyTorch in .venv
