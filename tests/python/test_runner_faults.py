@@ -38,7 +38,7 @@ def recorded(text: str) -> list[tuple]:
 
 
 def test_killed_at_random_moments(bench):
-    lengths = list(range(1, 251))
+    lengths = list(range(1, 401))
     config = bench.configure(T_values=lengths, versions=["v1", "v2"], num_measure_runs=1)
     command = ("vram", "--config", config, "--resume")
     rng = random.Random(7)
