@@ -171,6 +171,24 @@ def test_interrupted_in_the_middle(bench, number, code):
     assert statuses(again) == [("latency_vs_T", version, 400, "ok") for version in ("v1", "v2")]
 
 
+def test_interrupted_at_random_moments(bench):
+    """Also in the middle of a matrix product, whose code keeps data where a handler's frame could lie."""
+    config = bench.configure(**(SLOW | {"T_values": [400]}))
+    rng = random.Random(11)
+    for _ in range(20):
+        number = rng.choice([signal.SIGINT, signal.SIGTERM])
+        with bench.start("latency", "--config", config, "--clear-log") as process:
+            while not bench.log.exists():
+                assert process.poll() is None, finish(process)
+                time.sleep(0.01)
+            time.sleep(0.3 + rng.uniform(0, 0.3))
+            process.send_signal(number)
+            result = finish(process)
+        assert "interrupted; what was measured" in problem(result, 128 + number)
+        assert {record["status"] for record in bench.records()} == {"interrupted"}
+        bench.log.unlink()
+
+
 def test_interrupted_perplexity(bench):
     (bench.folder / "tokens.bin").write_bytes(b"\1\0" * 20000)
     config = bench.configure(**SLOW, dataset="tokens.bin", autoregressive=True)
