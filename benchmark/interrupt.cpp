@@ -1,9 +1,12 @@
 #include "benchmark/interrupt.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
+#include <thread>
 
 #include "benchmark/errors.h"
 
@@ -11,27 +14,26 @@ namespace kvfuse::bench {
 namespace {
 
 std::atomic<int> noted_signal{0};
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler must not take a lock");
-
-extern "C" void note_signal(int number) {
-  if (noted_signal.exchange(number) != 0) ::_exit(static_cast<int>(ExitCode::kSignalBase) + number);
-}
-
-void set_handler(int number, void (*handler)(int)) {
-  struct sigaction action = {};
-  action.sa_handler = handler;
-  action.sa_flags = SA_RESTART;
-  ::sigemptyset(&action.sa_mask);
-  ::sigaction(number, &action, nullptr);
-}
 
 }  // namespace
 
+// A thread waits for the signals instead of a handler: oneDNN's matrix products (in torch 2.11) keep data
+// below the stack pointer, past the red zone, and a handler's frame on their stack overwrites it.
 void install_interrupt_handlers() {
-  set_handler(SIGINT, note_signal);
-  set_handler(SIGTERM, note_signal);
-  set_handler(SIGXFSZ, SIG_IGN);
-  set_handler(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  if (pthread_sigmask(SIG_BLOCK, &signals, nullptr) != 0) return;  // threads started from now on inherit it
+  std::thread([signals] {
+    for (;;) {
+      int number = 0;
+      if (sigwait(&signals, &number) == 0 && noted_signal.exchange(number) != 0)
+        ::_exit(static_cast<int>(ExitCode::kSignalBase) + number);
+    }
+  }).detach();
 }
 
 int interrupted_signal() { return noted_signal.load(); }
