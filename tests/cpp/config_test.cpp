@@ -112,7 +112,7 @@ const BadText kBadTexts[] = {
     {"prompt_length: +5\n", "c.yaml:1:16: prompt_length: "},
     {"prompt_length: 0\n", "c.yaml:1:16: prompt_length: "},
     {"prompt_length: 1048577\n", "c.yaml:1:16: prompt_length: "},
-    {"prompt_length: $(touch /tmp/x)\n", "c.yaml:1:16: prompt_length: ", "got \"$(touch /tmp/x)\""},
+    {"prompt_length: $(touch x)\n", "c.yaml:1:16: prompt_length: ", "got \"$(touch x)\""},
     {"batch_size: 65537\n", "c.yaml:1:13: batch_size: "},
     {"num_measure_runs: 0\n", "c.yaml:1:19: num_measure_runs: "},
     {"num_threads: 1025\n", "c.yaml:1:14: num_threads: expected integer in [1, 1024]"},
