@@ -60,8 +60,8 @@ TEST_F(TokenFileTest, AcceptsTheWholeRangeOfItsVocabularyOnly) {
 }
 
 TEST_F(TokenFileTest, RefusesWhatIsNoTokenFile) {
-  EXPECT_HAS(error_of(write("")), "a positive even number of bytes, got 0 bytes");
-  EXPECT_HAS(error_of(write("abc")), "a positive even number of bytes, got 3 bytes");
+  EXPECT_HAS(error_of(write("")), "expected a token file of 1 to 4294967296 bytes, got 0");
+  EXPECT_HAS(error_of(write("abc")), "an even number of bytes, got 3 bytes");
   EXPECT_HAS(error_of(folder_ / "missing.bin"), "No such file or directory");
   EXPECT_HAS(error_of(folder_), "no regular file");
   EXPECT_HAS(error_of("/dev/zero"), "no regular file");
