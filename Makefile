@@ -5,7 +5,7 @@
 BOOTSTRAP := scripts/bootstrap
 BUILD := build/cpu
 VENV_PYTHON := .venv/bin/python
-CXX_SOURCES = $$(find kernels csrc benchmark tests -name '*.h' -o -name '*.cpp')
+CXX_SOURCES = $$(find kernels csrc benchmark tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 PYTHON_SOURCES := python scripts tests setup.py
 
 # make bench CONFIG=configs/other.yaml ARGS="--version v1 v2"
@@ -15,7 +15,7 @@ ARGS ?=
 TEXT ?=
 VOCAB ?=
 
-.PHONY: help bench smoke test data lint format asan fuzz wheel kernels-bench results-table clean
+.PHONY: help bench smoke test data lint format asan fuzz gpu-check wheel kernels-bench results-table clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,10 @@ asan:  ## C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 fuzz:  ## fuzz the readers of untrusted files
 	@$(BOOTSTRAP) --preset fuzz --target fuzz_targets
 	.venv/bin/ctest --preset fuzz
+
+gpu-check:  ## where there is a GPU: check and measure the CUDA operators, into docs/measurements (ARGS=)
+	@$(BOOTSTRAP)
+	$(VENV_PYTHON) scripts/gpu_check.py $(ARGS)
 
 wheel:  ## a wheel in dist/, built against the PyTorch in .venv
 	@$(BOOTSTRAP) --no-build

@@ -6,7 +6,7 @@ find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 
 execute_process(
   COMMAND ${Python_EXECUTABLE} -c
-    "import torch, torch.utils.cpp_extension as e; print(torch.__version__, int(torch.compiled_with_cxx11_abi()), ';'.join(e.library_paths()[:1]), '|'.join(e.include_paths()), sep='\\n')"
+    "import torch, torch.utils.cpp_extension as e; print(torch.__version__, int(torch.compiled_with_cxx11_abi()), ';'.join(e.library_paths()[:1]), '|'.join(e.include_paths()), torch.version.cuda, sep='\\n')"
   OUTPUT_VARIABLE torch_answer
   ERROR_VARIABLE torch_error
   RESULT_VARIABLE torch_result
@@ -20,6 +20,7 @@ list(GET torch_lines 0 KVFUSE_TORCH_VERSION)
 list(GET torch_lines 1 torch_cxx11_abi)
 list(GET torch_lines 2 KVFUSE_TORCH_LIB_DIR)
 list(GET torch_lines 3 torch_includes)
+list(GET torch_lines 4 KVFUSE_TORCH_CUDA_VERSION)  # None: built without CUDA
 string(REPLACE "|" ";" torch_includes "${torch_includes}")
 message(STATUS "PyTorch ${KVFUSE_TORCH_VERSION} in ${KVFUSE_TORCH_LIB_DIR}")
 

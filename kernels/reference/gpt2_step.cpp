@@ -1,0 +1,128 @@
+#include "kernels/reference/gpt2_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "kernels/reference/reference.h"
+
+namespace kvfuse::reference {
+namespace {
+
+using Row = std::vector<double>;
+
+constexpr double kPi = 3.14159265358979323846;
+constexpr double kLayerNormEpsilon = 1e-5;
+
+Row layer_norm(const Row& x, const Row& weight, const Row& bias, double epsilon) {
+  double mean = 0.0, variance = 0.0;
+  for (const double value : x) mean += value / static_cast<double>(x.size());
+  for (const double value : x) variance += (value - mean) * (value - mean) / static_cast<double>(x.size());
+  Row y;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    y.push_back((x[i] - mean) / std::sqrt(variance + epsilon) * weight[i] + (bias.empty() ? 0.0 : bias[i]));
+  return y;
+}
+
+// The first out_size rows of the weight.
+Row product(const Row& x, const Row& weight, const Row& bias, std::size_t out_size) {
+  Row y;
+  for (std::size_t o = 0; o < out_size; ++o) {
+    double sum = bias.empty() ? 0.0 : bias[o];
+    for (std::size_t i = 0; i < x.size(); ++i) sum += x[i] * weight[o * x.size() + i];
+    y.push_back(sum);
+  }
+  return y;
+}
+
+double gelu(double x, bool tanh_form) {
+  if (tanh_form) return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / kPi) * (x + 0.044715 * x * x * x)));
+  return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+}
+
+Row row_of(const void* data, DType dtype, std::int64_t first, std::int64_t count) {
+  Row row;
+  for (std::int64_t i = 0; data != nullptr && i < count; ++i) row.push_back(element(data, dtype, first + i));
+  return row;
+}
+
+// What an int8 cache holds of a row, head by head.
+Row through_int8(const Row& row, std::size_t n_head) {
+  const auto head_dim = static_cast<std::ptrdiff_t>(row.size() / n_head);
+  Row held;
+  for (auto head = row.begin(); head != row.end(); head += head_dim) {
+    const QuantizedRow quantized = quantize_row(Row(head, head + head_dim));
+    for (const double code : quantized.codes) held.push_back(std::nearbyint(code) * quantized.scale);
+  }
+  return held;
+}
+
+Row attend(const Row& qkv, const Gpt2::Cache& cache, std::size_t n_embd, std::size_t n_head) {
+  const std::size_t head_dim = n_embd / n_head;
+  Row out(n_embd, 0.0);
+  for (std::size_t first = 0; first < n_embd; first += head_dim) {
+    Row weights;
+    double sum = 0.0;
+    for (const Row& k : cache.k) {
+      double score = 0.0;
+      for (std::size_t d = first; d < first + head_dim; ++d) score += qkv[d] * k[d];
+      weights.push_back(std::exp(score / std::sqrt(static_cast<double>(head_dim))));
+      sum += weights.back();
+    }
+    for (std::size_t t = 0; t < weights.size(); ++t)
+      for (std::size_t d = first; d < first + head_dim; ++d) out[d] += weights[t] / sum * cache.v[t][d];
+  }
+  return out;
+}
+
+void add(Row& x, const Row& y) {
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+}
+
+}  // namespace
+
+std::vector<double> linear(const LinearParams& p) {
+  const Row weight = row_of(p.weight, p.dtype, 0, p.out_size * p.in);
+  const Row bias = row_of(p.bias, p.dtype, 0, p.out_size);
+  const Row norm_weight = row_of(p.norm_weight, p.dtype, 0, p.in);
+  const Row norm_bias = row_of(p.norm_bias, p.dtype, 0, p.in);
+  Row out;
+  for (std::int64_t r = 0; r < p.rows; ++r) {
+    Row x = row_of(p.x, p.norm_weight != nullptr ? DType::kFloat32 : p.dtype, r * p.in, p.in);
+    if (p.norm_weight != nullptr) x = layer_norm(x, norm_weight, norm_bias, p.norm_epsilon);
+    Row y = product(x, weight, bias, static_cast<std::size_t>(p.out_size));
+    if (p.epilogue == Epilogue::kGeluTanh || p.epilogue == Epilogue::kGeluExact)
+      for (double& value : y) value = gelu(value, p.epilogue == Epilogue::kGeluTanh);
+    if (p.epilogue == Epilogue::kAdd) add(y, row_of(p.out, p.out_dtype, r * p.out_size, p.out_size));
+    out.insert(out.end(), y.begin(), y.end());
+  }
+  return out;
+}
+
+std::vector<double> Gpt2::step(std::int64_t token, Caches& caches) const {
+  const std::size_t position = caches.front().k.size();
+  Row x;
+  for (std::size_t i = 0; i < n_embd; ++i)
+    x.push_back(token_embedding[static_cast<std::size_t>(token) * n_embd + i] +
+                position_embedding[position * n_embd + i]);
+  for (const Gpt2Layer& layer : layers) {
+    const Row qkv = product(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias, kLayerNormEpsilon),
+                            layer.qkv_weight, layer.qkv_bias, 3 * n_embd);
+    Cache& cache = caches[layer.cache_layer];
+    if (layer.appends) {
+      const auto k = qkv.begin() + static_cast<std::ptrdiff_t>(n_embd);
+      const auto v = k + static_cast<std::ptrdiff_t>(n_embd);
+      cache.k.push_back(int8_cache ? through_int8(Row(k, v), n_head) : Row(k, v));
+      cache.v.push_back(int8_cache ? through_int8(Row(v, qkv.end()), n_head) : Row(v, qkv.end()));
+    }
+    add(x, product(attend(qkv, cache, n_embd, n_head), layer.attn_proj_weight, layer.attn_proj_bias, n_embd));
+    Row hidden = product(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias, kLayerNormEpsilon),
+                         layer.fc_weight, layer.fc_bias, 4 * n_embd);
+    for (double& value : hidden) value = gelu(value, gelu_tanh);
+    add(x, product(hidden, layer.mlp_proj_weight, layer.mlp_proj_bias, n_embd));
+  }
+  return product(layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon), token_embedding, {},
+                 token_embedding.size() / n_embd);
+}
+
+}  // namespace kvfuse::reference
