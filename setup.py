@@ -1,4 +1,4 @@
-"""Builds libkvfuse_ops.so and kvfuse._C with CMake and packs them into the package."""
+"""Builds the operator libraries and kvfuse._C with CMake and packs them into the package."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
         jobs = subprocess.run(
             [ROOT / "scripts/compile_jobs"], capture_output=True, text=True, check=True
         ).stdout
-        build = ["cmake", "--build", build_dir, "--parallel", jobs.strip(), "--target", "kvfuse_ops", "_C"]
+        build = ["cmake", "--build", build_dir, "--parallel", jobs.strip(), "--target", "kvfuse_python"]
         subprocess.run(build, env=env, check=True)
 
 

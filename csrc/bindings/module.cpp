@@ -2,7 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "csrc/ops/build_info.h"
+#include "csrc/ops/cuda_library.h"
+#include "csrc/ops/trust_lengths.h"
 #include "csrc/versions/registry.h"
 
 namespace py = pybind11;
@@ -36,11 +40,19 @@ py::dict build_info_dict() {
   dict["torch_version"] = info.torch_version;
   dict["compiler"] = info.compiler;
   dict["cuda"] = info.cuda;
+  dict["cuda_architectures"] = info.cuda_architectures;
+  dict["cuda_loaded"] = info.cuda_loaded;
   dict["available_isas"] = info.available_isas;
   dict["active_isa"] = info.active_isa;
   dict["supported_head_dims"] = info.supported_head_dims;
+  dict["cuda_head_dims"] = info.cuda_head_dims;
   return dict;
 }
+
+// A Python context manager; may be entered once.
+struct TrustLengthsContext {
+  std::optional<ops::TrustLengths> trust;
+};
 
 }  // namespace
 }  // namespace kvfuse
@@ -49,4 +61,12 @@ PYBIND11_MODULE(_C, module) {
   module.attr("__version__") = KVFUSE_VERSION;
   module.def("versions", &kvfuse::versions_list);
   module.def("build_info", &kvfuse::build_info_dict);
+  module.def("has_cuda_operators", &kvfuse::ops::has_cuda_operators);
+  module.def("load_cuda_operators", &kvfuse::ops::load_cuda_operators);
+  module.def("lengths_are_trusted", &kvfuse::ops::TrustLengths::active);
+  using Context = kvfuse::TrustLengthsContext;
+  py::class_<Context>(module, "TrustLengths")
+      .def(py::init<>())
+      .def("__enter__", [](Context& self) { self.trust.emplace(); })
+      .def("__exit__", [](Context& self, const py::args&) { self.trust.reset(); });
 }

@@ -1,5 +1,6 @@
 #include "csrc/ops/build_info.h"
 
+#include "csrc/ops/cuda_library.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/head_dims.h"
 
@@ -23,10 +24,13 @@ BuildInfo build_info() {
   BuildInfo info = {.version = KVFUSE_VERSION,
                     .torch_version = KVFUSE_TORCH_VERSION,
                     .compiler = kCompiler,
-                    .cuda = false,
+                    .cuda = has_cuda_operators(),
+                    .cuda_architectures = cuda_architectures(),
+                    .cuda_loaded = cuda_operators_loaded(),
                     .available_isas = {},
                     .active_isa = cpu::isa_name(cpu::active_isa()),
-                    .supported_head_dims = values(HeadDims{})};
+                    .supported_head_dims = values(HeadDims{}),
+                    .cuda_head_dims = values(CudaHeadDims{})};
   for (const cpu::Isa isa : cpu::available_isas()) info.available_isas.emplace_back(cpu::isa_name(isa));
   return info;
 }

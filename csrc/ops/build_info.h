@@ -1,4 +1,4 @@
-// What libkvfuse_ops.so was built from, and which of its kernels run. Includes nothing of torch.
+// What the operator libraries were built from, and which of the kernels run. Includes nothing of torch.
 #pragma once
 
 #include <string>
@@ -12,10 +12,13 @@ struct BuildInfo {
   std::string version;
   std::string torch_version;  // built against
   std::string compiler;
-  bool cuda = false;
+  bool cuda = false;               // libkvfuse_ops_cuda.so was built and is there
+  std::string cuda_architectures;  // that it is compiled for; empty if it was not built
+  bool cuda_loaded = false;
   std::vector<std::string> available_isas;  // that this machine runs, worst first
   std::string active_isa;
-  std::vector<int> supported_head_dims;
+  std::vector<int> supported_head_dims;  // of the CPU
+  std::vector<int> cuda_head_dims;
 };
 
 // Throws std::runtime_error if KVFUSE_ISA names an instruction set that is unknown or missing here.

@@ -13,6 +13,8 @@
 namespace kvfuse::ops {
 namespace {
 
+constexpr const char* kQueryShape = "[batch, heads, q_len, head_dim]";
+
 bool is_true(const c10::SymBool& rule) { return rule.expect_true(__FILE__, __LINE__); }
 
 std::string name_of(at::ScalarType dtype) { return c10::getDtypeNames(dtype).first; }
@@ -62,7 +64,7 @@ void check_contiguous(const char* op, const NamedTensor& arg) {
 void check_scale(const char* op, const char* name, const std::optional<at::Tensor>& scale,
                  const CacheTensors& cache) {
   const bool is_int8 = cache.k_cache.scalar_type() == at::kChar;
-  const bool given = scale.has_value() && scale->defined();
+  const bool given = is_given(scale);
   TORCH_CHECK_VALUE(given || !is_int8, op, ": expected ", name, " with an int8 cache, got None");
   TORCH_CHECK_VALUE(!given || is_int8, op, ": expected no ", name, " with a ",
                     name_of(cache.k_cache.scalar_type()), " cache (only int8 has scales), got a tensor");
@@ -74,6 +76,23 @@ void check_scale(const char* op, const char* name, const std::optional<at::Tenso
   check_contiguous(op, arg);
 }
 
+void check_cache_dtype(const char* op, const NamedTensor& first, const at::Tensor& k_cache) {
+  const at::ScalarType dtype = k_cache.scalar_type();
+  TORCH_CHECK_TYPE(dtype == at::kChar || dtype == first.tensor.scalar_type(), op,
+                   ": expected k_cache of dtype ", name_of(first.tensor.scalar_type()), " (that of ",
+                   first.name, ") or int8, got ", name_of(dtype));
+}
+
+void check_cache_shape(const char* op, const NamedTensor& first, const at::Tensor& k_cache) {
+  check_dim(op, {"k_cache", k_cache}, 4, "[batch, kv_heads, capacity, head_dim]");
+  TORCH_CHECK_VALUE(is_true(k_cache.sym_size(1).sym_ge(1)), op,
+                    ": expected at least one head in k_cache, got shape ", k_cache.sym_sizes());
+  for (const std::int64_t dim : {0, 3})
+    TORCH_CHECK_VALUE(is_true(k_cache.sym_size(dim).sym_eq(first.tensor.sym_size(dim))), op,
+                      ": expected k_cache with the ", dim == 0 ? "batch" : "head_dim", " of ", first.name,
+                      " (", first.tensor.sym_size(dim), "), got ", k_cache.sym_size(dim));
+}
+
 // The cache by itself, and against `first`: the operator's first argument, [batch, ..., head_dim].
 void check_cache(const char* op, const NamedTensor& first, const CacheTensors& cache) {
   const NamedTensor k_cache{"k_cache", cache.k_cache};
@@ -81,25 +100,24 @@ void check_cache(const char* op, const NamedTensor& first, const CacheTensors& c
   const NamedTensor seqlens{"cache_seqlens", cache.cache_seqlens};
   for (const NamedTensor& arg : {k_cache, v_cache, seqlens}) check_device(op, first, arg);
 
-  const at::ScalarType dtype = cache.k_cache.scalar_type();
-  TORCH_CHECK_TYPE(dtype == at::kChar || dtype == first.tensor.scalar_type(), op,
-                   ": expected k_cache of dtype ", name_of(first.tensor.scalar_type()), " (that of ",
-                   first.name, ") or int8, got ", name_of(dtype));
-  check_dtype(op, v_cache, dtype, " (that of k_cache)");
+  check_cache_dtype(op, first, cache.k_cache);
+  check_dtype(op, v_cache, cache.k_cache.scalar_type(), " (that of k_cache)");
   check_dtype(op, seqlens, at::kInt, "");
 
-  check_dim(op, k_cache, 4, "[batch, kv_heads, capacity, head_dim]");
+  check_cache_shape(op, first, cache.k_cache);
   check_shape(op, v_cache, cache.k_cache.sym_sizes(), "that of k_cache");
-  TORCH_CHECK_VALUE(is_true(cache.k_cache.sym_size(1).sym_ge(1)), op,
-                    ": expected at least one head in k_cache, got shape ", cache.k_cache.sym_sizes());
-  for (const std::int64_t dim : {0, 3})
-    TORCH_CHECK_VALUE(is_true(cache.k_cache.sym_size(dim).sym_eq(first.tensor.sym_size(dim))), op,
-                      ": expected k_cache with the ", dim == 0 ? "batch" : "head_dim", " of ", first.name,
-                      " (", first.tensor.sym_size(dim), "), got ", cache.k_cache.sym_size(dim));
   check_shape(op, seqlens, cache.k_cache.sym_sizes().slice(0, 1), "batch of k_cache");
   for (const NamedTensor& arg : {k_cache, v_cache, seqlens}) check_contiguous(op, arg);
   check_scale(op, "k_scale", cache.k_scale, cache);
   check_scale(op, "v_scale", cache.v_scale, cache);
+}
+
+std::string head_dims_of(c10::DeviceType device) {
+  return device == at::kCUDA ? to_text(CudaHeadDims{}) : to_text(HeadDims{});
+}
+
+bool has_head_dim(c10::DeviceType device, std::int64_t head_dim) {
+  return device == at::kCUDA ? contains(CudaHeadDims{}, head_dim) : contains(HeadDims{}, head_dim);
 }
 
 // `arg` opens the operator's argument list: everything else is compared with it.
@@ -108,8 +126,10 @@ void check_first(const char* op, const NamedTensor& arg, const char* shape) {
   check_dim(op, arg, 4, shape);
   check_float_dtype(op, arg.name, arg.tensor.scalar_type());
   const std::int64_t head_dim = arg.tensor.sym_size(3).guard_int(__FILE__, __LINE__);
-  TORCH_CHECK_NOT_IMPLEMENTED(is_supported_head_dim(head_dim), op, ": expected ", arg.name,
-                              " with a head_dim of ", supported_head_dims(), ", got ", head_dim);
+  const c10::DeviceType device = arg.tensor.device().type();
+  TORCH_CHECK_NOT_IMPLEMENTED(has_head_dim(device, head_dim), op, ": expected ", arg.name,
+                              " with a head_dim of ", head_dims_of(device), " on ", device, ", got ",
+                              head_dim);
 }
 
 // K and V rows of `tokens` tokens, to be appended to `cache`.
@@ -124,15 +144,28 @@ void check_new_rows(const char* op, const NamedTensor& first, const NamedTensor&
   check_shape(op, rows, want, "batch, kv_heads, tokens, head_dim");
 }
 
-void check_query(const char* op, const at::Tensor& q, const CacheTensors& cache,
-                 std::optional<double> softmax_scale) {
-  check_first(op, {"q", q}, "[batch, heads, q_len, head_dim]");
-  check_cache(op, {"q", q}, cache);
+void check_heads(const char* op, const at::Tensor& q, const at::Tensor& k_cache) {
   const c10::SymInt heads = q.sym_size(1);
-  const c10::SymInt kv_heads = cache.k_cache.sym_size(1);
+  const c10::SymInt kv_heads = k_cache.sym_size(1);
   TORCH_CHECK_VALUE(is_true(heads.sym_ge(1)) && is_true((heads % kv_heads).sym_eq(0)), op,
                     ": expected heads of q to be a multiple of the ", kv_heads, " kv_heads of k_cache, got ",
                     heads);
+}
+
+void check_workspace(const char* op, const at::Tensor& q, const std::optional<at::Tensor>& workspace) {
+  if (!is_given(workspace)) return;
+  const NamedTensor arg{"workspace", *workspace};
+  check_device(op, {"q", q}, arg);
+  check_dtype(op, arg, at::kByte, "");
+  check_contiguous(op, arg);
+}
+
+void check_query(const char* op, const at::Tensor& q, const CacheTensors& cache,
+                 std::optional<double> softmax_scale, const std::optional<at::Tensor>& workspace) {
+  check_first(op, {"q", q}, kQueryShape);
+  check_cache(op, {"q", q}, cache);
+  check_heads(op, q, cache.k_cache);
+  check_workspace(op, q, workspace);
   TORCH_CHECK_VALUE(!softmax_scale || std::isfinite(static_cast<float>(*softmax_scale)), op,
                     ": expected a finite softmax_scale, got ", *softmax_scale);
 }
@@ -154,6 +187,26 @@ MemoryRange memory_of(const NamedTensor& arg) {
   return {arg.name, begin, begin + elements * static_cast<std::int64_t>(tensor.element_size())};
 }
 
+using MemoryRanges = c10::SmallVector<MemoryRange, 8>;
+
+MemoryRanges memory_of(const CacheTensors& cache) {
+  MemoryRanges ranges = {memory_of({"k_cache", cache.k_cache}), memory_of({"v_cache", cache.v_cache})};
+  if (cache.k_cache.scalar_type() == at::kChar) {
+    ranges.push_back(memory_of({"k_scale", *cache.k_scale}));
+    ranges.push_back(memory_of({"v_scale", *cache.v_scale}));
+  }
+  return ranges;
+}
+
+// The first `written` of `ranges` overlap none of the others.
+void check_separate(const char* op, const MemoryRanges& ranges, std::size_t written) {
+  for (std::size_t a = 0; a < written; ++a)
+    for (std::size_t b = a + 1; b < ranges.size(); ++b)
+      TORCH_CHECK_VALUE(ranges[a].end <= ranges[b].begin || ranges[b].end <= ranges[a].begin, op,
+                        ": expected ", ranges[a].name, " and ", ranges[b].name,
+                        " in separate memory, got tensors that overlap");
+}
+
 }  // namespace
 
 void check_kv_append(const at::Tensor& k, const at::Tensor& v, const CacheTensors& cache) {
@@ -164,14 +217,24 @@ void check_kv_append(const at::Tensor& k, const at::Tensor& v, const CacheTensor
   check_new_rows(kKvAppend, first, {"v", v}, cache, k.sym_size(2));
 }
 
+void check_decode_workspace(const at::Tensor& q, const at::Tensor& k_cache) {
+  const NamedTensor first{"q", q};
+  check_first(kDecodeWorkspace, first, kQueryShape);
+  check_device(kDecodeWorkspace, first, {"k_cache", k_cache});
+  check_cache_dtype(kDecodeWorkspace, first, k_cache);
+  check_cache_shape(kDecodeWorkspace, first, k_cache);
+  check_heads(kDecodeWorkspace, q, k_cache);
+}
+
 void check_decode_attention(const at::Tensor& q, const CacheTensors& cache,
-                            std::optional<double> softmax_scale) {
-  check_query(kDecodeAttention, q, cache, softmax_scale);
+                            std::optional<double> softmax_scale, const std::optional<at::Tensor>& workspace) {
+  check_query(kDecodeAttention, q, cache, softmax_scale, workspace);
 }
 
 void check_append_attention(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const CacheTensors& cache, std::optional<double> softmax_scale) {
-  check_query(op, q, cache, softmax_scale);
+                            const CacheTensors& cache, std::optional<double> softmax_scale,
+                            const std::optional<at::Tensor>& workspace) {
+  check_query(op, q, cache, softmax_scale, workspace);
   check_new_rows(op, {"q", q}, {"k", k}, cache, q.sym_size(2));
   check_new_rows(op, {"q", q}, {"v", v}, cache, q.sym_size(2));
 }
@@ -193,10 +256,10 @@ void check_dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::S
               "that of codes without its last dimension");
 }
 
-void check_lengths(const char* op, const CacheTensors& cache, std::int64_t appended) {
-  const std::int64_t capacity = cache.k_cache.size(2);
-  const std::int32_t* seqlens = cache.cache_seqlens.const_data_ptr<std::int32_t>();
-  for (std::int64_t b = 0; b < cache.cache_seqlens.size(0); ++b) {
+void check_lengths(const char* op, const at::Tensor& cache_seqlens, std::int64_t capacity,
+                   std::int64_t appended) {
+  const std::int32_t* seqlens = cache_seqlens.const_data_ptr<std::int32_t>();
+  for (std::int64_t b = 0; b < cache_seqlens.size(0); ++b) {
     TORCH_CHECK_VALUE(seqlens[b] >= 0, op, ": expected cache_seqlens[", b, "] >= 0, got ", seqlens[b]);
     const std::int64_t total = seqlens[b] + appended;
     TORCH_CHECK_VALUE(total <= capacity, op, ": expected cache_seqlens[", b, "]",
@@ -207,20 +270,34 @@ void check_lengths(const char* op, const CacheTensors& cache, std::int64_t appen
 
 void check_separate_memory(const char* op, const CacheTensors& cache,
                            std::initializer_list<NamedTensor> inputs) {
-  c10::SmallVector<MemoryRange, 8> ranges = {memory_of({"k_cache", cache.k_cache}),
-                                             memory_of({"v_cache", cache.v_cache})};
-  if (cache.k_cache.scalar_type() == at::kChar) {
-    ranges.push_back(memory_of({"k_scale", *cache.k_scale}));
-    ranges.push_back(memory_of({"v_scale", *cache.v_scale}));
-  }
+  MemoryRanges ranges = memory_of(cache);
   const std::size_t written = ranges.size();
   for (const NamedTensor& input : inputs) ranges.push_back(memory_of(input));
   ranges.push_back(memory_of({"cache_seqlens", cache.cache_seqlens}));
-  for (std::size_t a = 0; a < written; ++a)
-    for (std::size_t b = a + 1; b < ranges.size(); ++b)
-      TORCH_CHECK_VALUE(ranges[a].end <= ranges[b].begin || ranges[b].end <= ranges[a].begin, op,
-                        ": expected ", ranges[a].name, " and ", ranges[b].name,
-                        " in separate memory, got tensors that overlap");
+  check_separate(op, ranges, written);
+}
+
+void check_separate_workspace(const char* op, const at::Tensor& workspace, const CacheTensors& cache,
+                              std::initializer_list<NamedTensor> inputs) {
+  MemoryRanges ranges = {memory_of({"workspace", workspace})};
+  for (const MemoryRange& range : memory_of(cache)) ranges.push_back(range);
+  for (const NamedTensor& input : inputs) ranges.push_back(memory_of(input));
+  ranges.push_back(memory_of({"cache_seqlens", cache.cache_seqlens}));
+  check_separate(op, ranges, 1);
+}
+
+void check_aligned(const char* op, const NamedTensor& arg) {
+  constexpr std::uintptr_t kVectorBytes = 16;  // of the widest load and store
+  const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(arg.tensor.const_data_ptr()) % kVectorBytes;
+  TORCH_CHECK_VALUE(past == 0, op, ": expected ", arg.name, " to start at a multiple of ", kVectorBytes,
+                    " bytes, got an address that is ", past, " past one (a view into another tensor?)");
+}
+
+void check_workspace_memory(const char* op, const at::Tensor& workspace, std::int64_t needed_bytes) {
+  check_aligned(op, {"workspace", workspace});
+  TORCH_CHECK_VALUE(workspace.numel() == needed_bytes, op, ": expected a workspace of ", needed_bytes,
+                    " bytes (as ", kDecodeWorkspace, " makes for this q and k_cache), got ",
+                    workspace.numel());
 }
 
 }  // namespace kvfuse::ops

@@ -10,8 +10,11 @@
 #include <initializer_list>
 #include <optional>
 
+#include "csrc/ops/export.h"
+
 namespace kvfuse::ops {
 
+inline constexpr char kDecodeWorkspace[] = "kvfuse::decode_workspace";
 inline constexpr char kKvAppend[] = "kvfuse::kv_append";
 inline constexpr char kDecodeAttention[] = "kvfuse::decode_attention";
 inline constexpr char kAppendDecodeAttention[] = "kvfuse::append_decode_attention";
@@ -33,20 +36,42 @@ struct NamedTensor {
   const at::Tensor& tensor;
 };
 
+// PyTorch passes Python's None as an undefined tensor, in some ways of calling.
+inline bool is_given(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() && tensor->defined();
+}
+
 // Shapes, dtypes, devices and strides. These read no element and keep symbolic sizes symbolic.
-void check_kv_append(const at::Tensor& k, const at::Tensor& v, const CacheTensors& cache);
-void check_decode_attention(const at::Tensor& q, const CacheTensors& cache,
-                            std::optional<double> softmax_scale);
-void check_append_attention(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const CacheTensors& cache, std::optional<double> softmax_scale);
-void check_quantize_kv(const at::Tensor& x);
-void check_dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::ScalarType dtype);
+KVFUSE_OPS_API void check_decode_workspace(const at::Tensor& q, const at::Tensor& k_cache);
+KVFUSE_OPS_API void check_kv_append(const at::Tensor& k, const at::Tensor& v, const CacheTensors& cache);
+KVFUSE_OPS_API void check_decode_attention(const at::Tensor& q, const CacheTensors& cache,
+                                           std::optional<double> softmax_scale,
+                                           const std::optional<at::Tensor>& workspace);
+KVFUSE_OPS_API void check_append_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
+                                           const at::Tensor& v, const CacheTensors& cache,
+                                           std::optional<double> softmax_scale,
+                                           const std::optional<at::Tensor>& workspace);
+KVFUSE_OPS_API void check_quantize_kv(const at::Tensor& x);
+KVFUSE_OPS_API void check_dequantize_kv(const at::Tensor& codes, const at::Tensor& scale,
+                                        at::ScalarType dtype);
 
 // 0 <= cache_seqlens[b] and cache_seqlens[b] + appended <= capacity. Reads the lengths: host memory only.
-void check_lengths(const char* op, const CacheTensors& cache, std::int64_t appended);
+KVFUSE_OPS_API void check_lengths(const char* op, const at::Tensor& cache_seqlens, std::int64_t capacity,
+                                  std::int64_t appended);
 
 // The tensors that an appending operator writes overlap neither each other nor what it reads.
-void check_separate_memory(const char* op, const CacheTensors& cache,
-                           std::initializer_list<NamedTensor> inputs);
+KVFUSE_OPS_API void check_separate_memory(const char* op, const CacheTensors& cache,
+                                          std::initializer_list<NamedTensor> inputs);
+// And the workspace overlaps nothing.
+KVFUSE_OPS_API void check_separate_workspace(const char* op, const at::Tensor& workspace,
+                                             const CacheTensors& cache,
+                                             std::initializer_list<NamedTensor> inputs);
+
+// The tensor starts where kernels can load whole vectors from it.
+KVFUSE_OPS_API void check_aligned(const char* op, const NamedTensor& arg);
+// Its place and size. The size is exact: calls of other shapes keep their counters, which have to stay zero,
+// elsewhere.
+KVFUSE_OPS_API void check_workspace_memory(const char* op, const at::Tensor& workspace,
+                                           std::int64_t needed_bytes);
 
 }  // namespace kvfuse::ops

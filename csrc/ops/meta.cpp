@@ -1,4 +1,5 @@
-// What comes out of the operators, without data: for fake tensors, torch.compile and torch.export.
+// What comes out of the operators, without data: for fake tensors, torch.compile and torch.export. That of
+// decode_workspace is in Python: its size is the device's affair, so a trace has to leave it open.
 #include <torch/library.h>
 
 #include <tuple>
@@ -17,17 +18,29 @@ void kv_append(const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_cac
 
 at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache, const at::Tensor& v_cache,
                             const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
-                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
-  check_decode_attention(q, {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale);
+                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale,
+                            const std::optional<at::Tensor>& workspace) {
+  check_decode_attention(q, {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale, workspace);
   return empty_attention_result(q);
 }
 
-template <const char* kOp>
-at::Tensor append_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const at::Tensor& k_cache, const at::Tensor& v_cache,
-                            const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
-                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
-  check_append_attention(kOp, q, k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale);
+at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& k_cache, const at::Tensor& v_cache,
+                                   const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+                                   const std::optional<at::Tensor>& v_scale,
+                                   std::optional<double> softmax_scale,
+                                   const std::optional<at::Tensor>& workspace) {
+  check_append_attention(kAppendDecodeAttention, q, k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale},
+                         softmax_scale, workspace);
+  return empty_attention_result(q);
+}
+
+at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const at::Tensor& k_cache, const at::Tensor& v_cache,
+                             const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
+                             const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
+  check_append_attention(kPrefillAttention, q, k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale},
+                         softmax_scale, std::nullopt);
   return empty_attention_result(q);
 }
 
@@ -46,8 +59,8 @@ at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::S
 TORCH_LIBRARY_IMPL(kvfuse, Meta, m) {
   m.impl("kv_append", &kv_append);
   m.impl("decode_attention", &decode_attention);
-  m.impl("append_decode_attention", &append_attention<kAppendDecodeAttention>);
-  m.impl("prefill_attention", &append_attention<kPrefillAttention>);
+  m.impl("append_decode_attention", &append_decode_attention);
+  m.impl("prefill_attention", &prefill_attention);
   m.impl("quantize_kv", &quantize_kv);
   m.impl("dequantize_kv", &dequantize_kv);
 }

@@ -21,20 +21,27 @@ void kv_append(const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_cac
   op.call(k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale);
 }
 
+at::Tensor decode_workspace(const at::Tensor& q, const at::Tensor& k_cache) {
+  static const auto op = find<decltype(decode_workspace)>(kDecodeWorkspace);
+  return op.call(q, k_cache);
+}
+
 at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache, const at::Tensor& v_cache,
                             const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
-                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
+                            const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale,
+                            const std::optional<at::Tensor>& workspace) {
   static const auto op = find<decltype(decode_attention)>(kDecodeAttention);
-  return op.call(q, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale);
+  return op.call(q, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale, workspace);
 }
 
 at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& k_cache, const at::Tensor& v_cache,
                                    const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
                                    const std::optional<at::Tensor>& v_scale,
-                                   std::optional<double> softmax_scale) {
+                                   std::optional<double> softmax_scale,
+                                   const std::optional<at::Tensor>& workspace) {
   static const auto op = find<decltype(append_decode_attention)>(kAppendDecodeAttention);
-  return op.call(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale);
+  return op.call(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale, workspace);
 }
 
 at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -9,8 +9,15 @@
 //   q                 [batch, heads, q_len, head_dim], float32, bfloat16 or float16, any strides; heads is a
 //                     multiple of kv_heads, and query head h reads cache head h / (heads / kv_heads)
 //   k, v              [batch, kv_heads, q_len, head_dim], of the dtype of q, any strides
+// Scratch memory:
+//   workspace         what decode_workspace gave for q and k_cache: CUDA splits a long cache among blocks
+//   that
+//                     meet there. It is all zeros between calls. Without it a call allocates one.
 // Attention is causal, and softmax_scale is 1 / sqrt(head_dim) if absent. The result is like q and laid out
 // as [batch, q_len, heads, head_dim]: its transpose(1, 2) is contiguous.
+//
+// On CUDA the caches and scales start at multiples of 16 bytes. The tensors are all on one device. Each call
+// looks at cache_seqlens, which on CUDA waits for the device: see TrustLengths (trust_lengths.h).
 //
 // Errors are c10::Error and its kinds: TypeError (a dtype), NotImplementedError (a head_dim without a kernel;
 // a tensor that requires a gradient while gradients are recorded: no operator has one) and ValueError (all
@@ -33,13 +40,18 @@ KVFUSE_OPS_API void kv_append(const at::Tensor& k, const at::Tensor& v, const at
                               const std::optional<at::Tensor>& k_scale = std::nullopt,
                               const std::optional<at::Tensor>& v_scale = std::nullopt);
 
+// Scratch memory for one call at a time of decode_attention or append_decode_attention on `k_cache`, with
+// queries of at most the q_len of `q`: uint8, zeros, as large as the device needs, empty for the CPU.
+KVFUSE_OPS_API at::Tensor decode_workspace(const at::Tensor& q, const at::Tensor& k_cache);
+
 // Attends to the first cache_seqlens[b] tokens, the last q_len of which belong to q: query t sees the first
 // cache_seqlens[b] - q_len + t + 1. A query that sees none gives zeros.
 KVFUSE_OPS_API at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache,
                                            const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
                                            const std::optional<at::Tensor>& k_scale = std::nullopt,
                                            const std::optional<at::Tensor>& v_scale = std::nullopt,
-                                           std::optional<double> softmax_scale = std::nullopt);
+                                           std::optional<double> softmax_scale = std::nullopt,
+                                           const std::optional<at::Tensor>& workspace = std::nullopt);
 
 // kv_append, then attention to all cache_seqlens[b] + q_len tokens, in one pass. For a few query tokens.
 // The new tokens too are attended to as the cache holds them.
@@ -48,7 +60,8 @@ KVFUSE_OPS_API at::Tensor append_decode_attention(const at::Tensor& q, const at:
                                                   const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
                                                   const std::optional<at::Tensor>& k_scale = std::nullopt,
                                                   const std::optional<at::Tensor>& v_scale = std::nullopt,
-                                                  std::optional<double> softmax_scale = std::nullopt);
+                                                  std::optional<double> softmax_scale = std::nullopt,
+                                                  const std::optional<at::Tensor>& workspace = std::nullopt);
 
 // The same for many query tokens, such as a prompt.
 KVFUSE_OPS_API at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

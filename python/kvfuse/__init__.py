@@ -26,8 +26,10 @@ def versions() -> list[dict[str, Any]]:
 def build_info() -> dict[str, Any]:
     """What was built and which kernels run.
 
-    Keys: ``version``, ``torch_version`` (built against), ``compiler``, ``cuda``, ``available_isas`` (of this
-    machine, worst first), ``active_isa`` and ``supported_head_dims``.
+    Keys: ``version``, ``torch_version`` (built against), ``compiler``, ``available_isas`` (of this machine,
+    worst first), ``active_isa`` and ``supported_head_dims`` (of the CPU). Of the CUDA operators: ``cuda``
+    (whether they were built and are there), ``cuda_architectures`` (such as "80, 90+PTX"; empty if they were
+    not built), ``cuda_loaded`` and ``cuda_head_dims``.
 
     Raises:
         RuntimeError: the environment variable KVFUSE_ISA names an instruction set that is unknown or missing.

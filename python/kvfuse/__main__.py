@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 import torch
 
@@ -30,16 +31,26 @@ def self_check() -> int:
     except RuntimeError as error:
         print(f"kvfuse: error: {error}", file=sys.stderr)
         return 1
-    head_dims = ", ".join(map(str, info["supported_head_dims"]))
-    print(f"kvfuse {info['version']} ({info['compiler']}), CUDA operators: {'yes' if info['cuda'] else 'no'}")
+    print(f"kvfuse {info['version']} ({info['compiler']})")
     print(f"libraries: {_library.folder()}")
     print(f"PyTorch: {torch.__version__} (built with {info['torch_version']})")
     print(f"instruction set: {info['active_isa']} (this machine runs {', '.join(info['available_isas'])})")
-    print(f"head sizes: {head_dims}")
+    print(f"head sizes: {', '.join(map(str, info['supported_head_dims']))}")
+    print(f"CUDA operators: {_cuda_state(info)}")
     checks = run_checks()
     for check in checks:
         print(f"{'ok    ' if check.passed else 'FAILED'} {describe(check)}")
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _cuda_state(info: dict[str, Any]) -> str:
+    if not info["cuda_architectures"]:
+        return "not built"
+    if not info["cuda"]:
+        return "missing (the library was built but is not beside the others)"
+    head_dims = ", ".join(map(str, info["cuda_head_dims"]))
+    state = "loaded" if info["cuda_loaded"] else "not loaded, PyTorch finds no GPU"
+    return f"{state} (built for {info['cuda_architectures']}; head sizes: {head_dims})"
 
 
 if __name__ == "__main__":

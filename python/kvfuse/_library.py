@@ -51,7 +51,10 @@ def _minor_release(version: str) -> tuple[int, int]:
 
 
 def load() -> ModuleType:
-    """Registers the operators and returns the bindings, the module ``kvfuse._C``."""
+    """Registers the operators and returns the bindings, the module ``kvfuse._C``.
+
+    Those for CUDA only where they were built and there is a GPU: nobody else needs the code.
+    """
     place = folder()
     check_torch((place / TORCH_VERSION).read_text().strip(), torch.__version__)
     try:
@@ -60,7 +63,13 @@ def load() -> ModuleType:
         raise ImportError(
             f"kvfuse: {place / OPERATORS} does not load ({error}); rebuild kvfuse with this PyTorch"
         ) from error
-    return _import_bindings(place / BINDINGS)
+    bindings = _import_bindings(place / BINDINGS)
+    if bindings.has_cuda_operators() and torch.cuda.is_available():
+        try:
+            bindings.load_cuda_operators()
+        except RuntimeError as error:
+            raise ImportError(f"kvfuse: {error}") from error
+    return bindings
 
 
 def _import_bindings(path: Path) -> ModuleType:

@@ -15,18 +15,57 @@ New tokens:
   of ``kv_heads``; query head h reads cache head h // (heads // kv_heads).
 - ``k``, ``v``: [batch, kv_heads, q_len, head_dim], of the dtype of ``q``, any strides.
 
+Scratch memory:
+
+- ``workspace``: what ``decode_workspace`` gave for ``q`` and ``k_cache``. CUDA splits a long cache among
+  blocks that meet there. Without it a call allocates one.
+
 Attention is causal; ``softmax_scale`` is 1 / sqrt(head_dim) if None. The result has the shape and dtype of
 ``q`` and is laid out as [batch, q_len, heads, head_dim]: its ``transpose(1, 2)`` is contiguous.
+
+All tensors of a call are on one device, and on CUDA caches and scales start at multiples of 16 bytes. Each
+call looks at ``cache_seqlens``, for which CUDA has to wait: see ``trust_lengths``.
 
 Errors, in all of them: TypeError for a dtype; NotImplementedError for a head_dim without a kernel, and for a
 tensor that requires a gradient while gradients are recorded (no operator has one); ValueError for all else.
 A call that fails leaves the cache as it was.
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
+from kvfuse import _C
+
 _ops = torch.ops.kvfuse
+
+
+def trust_lengths() -> AbstractContextManager[None]:
+    """Inside ``with trust_lengths():`` CUDA operators called by this thread do not look at ``cache_seqlens``.
+
+    The caller vouches for ``0 <= cache_seqlens[b]`` and ``cache_seqlens[b]`` + new tokens <= capacity.
+    Otherwise each call copies the lengths to the host and waits for the device, except while a CUDA graph is
+    captured. A sequence that breaks the promise gets a result of NaN, and nothing of it is written. The CPU
+    always looks: it costs nothing. Enter it around a compiled function, not inside: ``torch.compile`` cannot
+    trace it.
+    """
+    return _C.TrustLengths()
+
+
+def decode_workspace(q: Tensor, k_cache: Tensor) -> Tensor:
+    """Scratch memory for ``decode_attention`` and ``append_decode_attention``: uint8 zeros, none on the CPU.
+
+    It serves one call at a time, with a ``q`` and ``k_cache`` of these shapes, on this device. A CUDA graph
+    should be given one, so that it allocates nothing.
+    """
+    return _ops.decode_workspace.default(q, k_cache)
+
+
+@torch.library.register_fake("kvfuse::decode_workspace")
+def _decode_workspace_fake(q: Tensor, k_cache: Tensor) -> Tensor:
+    """Of a size that is not known while tracing: it depends on the number of the GPU's multiprocessors."""
+    return q.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
 
 
 def kv_append(
@@ -56,6 +95,7 @@ def decode_attention(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
     softmax_scale: float | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """Attends to the first ``cache_seqlens[b]`` tokens of each sequence; the last q_len of them are ``q``'s.
 
@@ -73,6 +113,7 @@ def decode_attention(
         k_scale=k_scale,
         v_scale=v_scale,
         softmax_scale=softmax_scale,
+        workspace=workspace,
     )
 
 
@@ -87,6 +128,7 @@ def append_decode_attention(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
     softmax_scale: float | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """``kv_append``, then attention to all ``cache_seqlens[b]`` + q_len tokens, in one pass.
 
@@ -106,6 +148,7 @@ def append_decode_attention(
         k_scale=k_scale,
         v_scale=v_scale,
         softmax_scale=softmax_scale,
+        workspace=workspace,
     )
 
 

@@ -10,6 +10,28 @@ from runner import Runner
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the tests of the operators compute"
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request) -> str:
+    """The device that a test of the operators puts its tensors on."""
+    chosen = request.config.getoption("device")
+    if chosen == "cpu":
+        return chosen
+    import kvfuse
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
+    if not kvfuse.build_info()["cuda_loaded"]:
+        pytest.fail("the CUDA operators are not built: configure with KVFUSE_CUDA=on")
+    return chosen
+
+
 def find_built(name: str) -> Path:
     """A built program by its path inside the build folder: KVFUSE_BUILD_DIR, or build/cpu."""
     path = REPOSITORY / os.environ.get("KVFUSE_BUILD_DIR", "build/cpu") / name

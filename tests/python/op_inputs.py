@@ -46,6 +46,10 @@ class Layer:
     def mutable(self) -> list[Tensor]:
         return [self.k_cache, self.v_cache, *self.scales.values()]
 
+    def to(self, device: str) -> "Layer":
+        scales = {name: x.to(device) for name, x in self.scales.items()}
+        return Layer(*(x.to(device) for x in (self.q, self.k, self.v, *self.cache)), scales)
+
     def values(self) -> tuple[Tensor, Tensor]:
         """K and V that the cache stands for, in float64."""
         if not self.scales:
@@ -71,6 +75,7 @@ def make_layer(
     int8=False,
     spare=3,
     seed=0,
+    device="cpu",
 ) -> Layer:
     """A cache of max(lengths) + q_len + spare rows, and tokens.
 
@@ -94,7 +99,7 @@ def make_layer(
     for tensor in scales.values() if int8 else caches:
         for b, length in enumerate(lengths):
             tensor[b, :, length:] = float("nan")
-    return Layer(q, k, v, *caches, torch.tensor(lengths, dtype=torch.int32), scales)
+    return Layer(q, k, v, *caches, torch.tensor(lengths, dtype=torch.int32), scales).to(device)
 
 
 def run(op: Callable[..., Tensor], layer: Layer) -> Tensor:

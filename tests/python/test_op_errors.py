@@ -11,8 +11,9 @@ from torch import Tensor
 OPS = torch.ops.kvfuse
 ATTENTION = ("decode_attention", "append_decode_attention", "prefill_attention")
 APPENDING = ("append_decode_attention", "prefill_attention", "kv_append")
+DECODING = ("decode_attention", "append_decode_attention")
 ALL = (*ATTENTION, "kv_append")
-HEAD_DIMS = "16, 32, 48, 64, 80, 96, 128"
+HEAD_DIMS = {"cpu": "16, 32, 48, 64, 80, 96, 128 on cpu", "cuda": "64, 80, 96, 128 on cuda"}
 
 
 def arguments(op: str, int8: bool = False, **options) -> dict[str, Tensor]:
@@ -111,13 +112,13 @@ BAD_ARGUMENTS = {
         ATTENTION,
         {"q": zeros(2, 4, 1, 40)},
         NotImplementedError,
-        f"expected q with a head_dim of {HEAD_DIMS}, got 40",
+        "expected q with a head_dim of HEAD_DIMS, got 40",
     ),
     "head_dim_of_k": (
         ("kv_append",),
         {"k": zeros(2, 2, 1, 0)},
         NotImplementedError,
-        f"expected k with a head_dim of {HEAD_DIMS}, got 0",
+        "expected k with a head_dim of HEAD_DIMS, got 0",
     ),
     "batch_of_cache": (
         ATTENTION,
@@ -203,11 +204,42 @@ BAD_ARGUMENTS = {
         ValueError,
         "expected no k_scale with a float32 cache (only int8 has scales), got a tensor",
     ),
-    "device": (
+    "device": (  # a meta tensor sends the call to the meta implementation, which has the same rules
         ALL,
         {"v_cache": torch.zeros(2, 2, 9, 64, device="meta")},
         ValueError,
-        "expected v_cache on the device of ",
+        "expected v_cache on the device of FIRST (DEVICE), got meta",
+    ),
+    "workspace_device": (
+        DECODING,
+        {"workspace": zeros(64, dtype=torch.uint8).to("meta")},
+        ValueError,
+        "expected workspace on the device of q (DEVICE), got meta",
+    ),
+    "workspace_dtype": (
+        DECODING,
+        {"workspace": zeros(64)},
+        TypeError,
+        "expected workspace of dtype uint8, got float32",
+    ),
+    "strided_workspace": (
+        DECODING,
+        {"workspace": zeros(64, dtype=torch.uint8)[::2]},
+        ValueError,
+        "expected a contiguous workspace, got strides [2]",
+    ),
+    "misaligned_workspace": (
+        DECODING,
+        {"workspace": zeros(64, dtype=torch.uint8)[5:]},
+        ValueError,
+        "expected workspace to start at a multiple of 16 bytes, got an address that is 5 past one",
+    ),
+    "workspace_size": (
+        DECODING,
+        {"workspace": zeros(10**6, dtype=torch.uint8)},
+        ValueError,
+        "expected a workspace of WORKSPACE bytes (as kvfuse::decode_workspace makes for this q and k_cache), "
+        "got 1000000",
     ),
     "negative_length": (
         ALL,
@@ -260,13 +292,21 @@ BAD_SCALES = {
     "scale_device": (
         {"k_scale": torch.zeros(2, 2, 9, device="meta")},
         ValueError,
-        "expected k_scale on the device of k_cache (cpu), got meta",
+        "expected k_scale on the device of k_cache (DEVICE), got meta",
     ),
 }
 
 
+def moved(x, device: str):
+    """A tensor on `device`, with the strides and offset it had; others and meta tensors as they are."""
+    if device == "cpu" or not isinstance(x, Tensor) or x.device.type == "meta":
+        return x
+    whole = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage()).to(device)
+    return whole.as_strided(x.shape, x.stride(), x.storage_offset())
+
+
 def assert_refused(op: str, given: dict, error: type[Exception], message: str) -> None:
-    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor) and x.device.type == "cpu"}
+    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor) and x.device.type != "meta"}
     before = {name: x.clone() for name, x in tensors.items()}
     with pytest.raises(error, match=re.escape(f"kvfuse::{op}: {message}")):
         getattr(OPS, op)(**given)
@@ -276,20 +316,25 @@ def assert_refused(op: str, given: dict, error: type[Exception], message: str) -
 @pytest.mark.parametrize(
     ("op", "case"), [(op, name) for name, case in BAD_ARGUMENTS.items() for op in case[0]]
 )
-def test_bad_arguments(op, case):
+def test_bad_arguments(op, case, device):
     _, changed, error, message = BAD_ARGUMENTS[case]
-    if case == "device":
-        # A meta tensor sends the call to the meta implementation, which has the same rules.
-        first = "k" if op == "kv_append" else "q"
-        message += f"{first} (cpu), got meta"
-    assert_refused(op, arguments(op) | changed, error, message)
+    valid = arguments(op, device=device)
+    given = valid | {name: moved(x, device) for name, x in changed.items()}
+    if "WORKSPACE" in message:
+        message = message.replace(
+            "WORKSPACE", str(OPS.decode_workspace(valid["q"], valid["k_cache"]).numel())
+        )
+    message = message.replace("HEAD_DIMS", HEAD_DIMS[device]).replace("DEVICE", str(valid["v_cache"].device))
+    assert_refused(op, given, error, message.replace("FIRST", "k" if op == "kv_append" else "q"))
 
 
 @pytest.mark.parametrize("case", BAD_SCALES)
 @pytest.mark.parametrize("op", ALL)
-def test_bad_scales(op, case):
+def test_bad_scales(op, case, device):
     changed, error, message = BAD_SCALES[case]
-    assert_refused(op, arguments(op, int8=True) | changed, error, message)
+    valid = arguments(op, int8=True, device=device)
+    given = valid | {name: moved(x, device) for name, x in changed.items()}
+    assert_refused(op, given, error, message.replace("DEVICE", str(valid["k_cache"].device)))
 
 
 OVERLAPS = (
@@ -305,19 +350,47 @@ OVERLAPS = (
     ("op", "first", "second"),
     [(op, *pair) for op in APPENDING for pair in OVERLAPS if not (op == "kv_append" and "q" in pair)],
 )
-def test_overlapping_memory(op, first, second):
-    given = arguments(op, int8="scale" in first)
+def test_overlapping_memory(op, first, second, device):
+    given = arguments(op, int8="scale" in first, device=device)
     written, read = given[first], given[second]
-    memory = torch.zeros(written.numel() + read.numel() - 1, dtype=written.dtype)  # one element is shared
+    shared = 16 // written.element_size()  # as few elements as leave both aligned
+    memory = torch.zeros(written.numel() + read.numel() - shared, dtype=written.dtype, device=device)
     given[first] = memory[: written.numel()].view(written.shape)
     given[second] = memory[-read.numel() :].view(read.shape)
     message = f"expected {first} and {second} in separate memory, got tensors that overlap"
     assert_refused(op, given, ValueError, message)
 
 
+@pytest.mark.parametrize("op", DECODING)
+def test_a_workspace_inside_the_cache(op, device):
+    given = arguments(op, int8=True, device=device)
+    needed = OPS.decode_workspace(given["q"], given["k_cache"]).numel()
+    if needed == 0:
+        pytest.skip(f"the workspace is empty on {device}")
+    memory = torch.zeros(max(needed, given["k_cache"].numel()), dtype=torch.int8, device=device)
+    given["k_cache"] = memory[: given["k_cache"].numel()].view(given["k_cache"].shape)
+    given["workspace"] = memory[:needed].view(torch.uint8)
+    message = "expected workspace and k_cache in separate memory, got tensors that overlap"
+    assert_refused(op, given, ValueError, message)
+
+
+@pytest.mark.parametrize("name", ["k_cache", "v_cache", "k_scale", "v_scale"])
+@pytest.mark.parametrize("op", ALL)
+def test_caches_that_are_misaligned_are_refused_by_cuda_alone(op, name, device):
+    given = arguments(op, int8=True, device=device)
+    memory = torch.zeros(given[name].numel() + 1, dtype=given[name].dtype, device=device)
+    given[name] = memory[1:].view(given[name].shape)
+    past = memory.element_size()
+    message = f"expected {name} to start at a multiple of 16 bytes, got an address that is {past} past one"
+    if device == "cuda":
+        assert_refused(op, given, ValueError, message)
+    else:
+        getattr(OPS, op)(**given)
+
+
 @pytest.mark.parametrize("op", APPENDING)
-def test_neighbours_in_memory_are_accepted(op):
-    given = arguments(op)
+def test_neighbours_in_memory_are_accepted(op, device):
+    given = arguments(op, device=device)
     given["k_cache"], given["v_cache"] = torch.stack([given["k_cache"], given["v_cache"]])
     getattr(OPS, op)(**given)
 
@@ -370,19 +443,55 @@ QUANTISATION = {
         "dequantize_kv",
         (zeros(2, 3, dtype=torch.int8), torch.zeros(2, device="meta"), torch.float32),
         ValueError,
-        "expected scale on the device of codes (cpu), got meta",
+        "expected scale on the device of codes (DEVICE), got meta",
     ),
 }
 
 
 @pytest.mark.parametrize("case", QUANTISATION)
-def test_bad_quantisation_arguments(case):
+def test_bad_quantisation_arguments(case, device):
     op, args, error, message = QUANTISATION[case]
+    message = message.replace("DEVICE", str(torch.zeros(0, device=device).device))
     with pytest.raises(error, match=re.escape(f"kvfuse::{op}: {message}")):
-        getattr(OPS, op)(*args)
+        getattr(OPS, op)(*(moved(x, device) for x in args))
 
 
-def test_other_layouts_have_no_kernel():
-    given = arguments("decode_attention")
-    with pytest.raises(NotImplementedError, match="SparseCPU"):
-        OPS.decode_attention(**(given | {"q": given["q"].to_sparse()}))
+BAD_WORKSPACES = {
+    "no_cache": ({"k_cache": None}, TypeError, "expected k_cache to be a tensor, got None"),
+    "heads": (
+        {"q": zeros(2, 3, 1, 64)},
+        ValueError,
+        "expected heads of q to be a multiple of the 2 kv_heads of k_cache, got 3",
+    ),
+    "batch": ({"q": zeros(1, 4, 1, 64)}, ValueError, "expected k_cache with the batch of q (1), got 2"),
+    "dtype": (
+        {"q": zeros(2, 4, 1, 64, dtype=torch.float16)},
+        TypeError,
+        "expected k_cache of dtype float16 (that of q) or int8, got float32",
+    ),
+    "rank": (
+        {"q": zeros(2, 64)},
+        ValueError,
+        "expected q of shape [batch, heads, q_len, head_dim], got [2, 64]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WORKSPACES)
+def test_bad_arguments_of_decode_workspace(case, device):
+    changed, error, message = BAD_WORKSPACES[case]
+    layer = make_layer(device=device)
+    given = {"q": layer.q, "k_cache": layer.k_cache}
+    given |= {name: moved(x, device) for name, x in changed.items()}
+    assert_refused("decode_workspace", given, error, message)
+
+
+def test_tensors_on_two_devices(device):
+    if device == "cpu":
+        pytest.skip("one device only")
+    for op in ALL:
+        valid = arguments(op, device=device)
+        first = next(iter(valid))
+        for name in [name for name in valid if name != first]:
+            message = f"expected {name} on the device of {first} ({valid[first].device}), got cpu"
+            assert_refused(op, valid | {name: valid[name].cpu()}, ValueError, message)

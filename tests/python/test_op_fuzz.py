@@ -17,7 +17,8 @@ GUARD = 64  # bytes kept around every tensor of the fuzzer that an operator may 
 class Fuzzer:
     """Random arguments: most calls are valid but for one or two of them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: str) -> None:
+        self.device = device
         self.random = random.Random(seed)
         self.guarded: list[Tensor] = []
 
@@ -31,9 +32,8 @@ class Fuzzer:
     def tensor(self, *shape: int, dtype: torch.dtype, strided: bool) -> Tensor:
         shape = tuple(self.dimension(size) for size in shape)
         dtype = self.dtype(dtype)
-        memory = torch.full(
-            (torch.Size(shape).numel() * dtype.itemsize + 2 * GUARD,), 0x11, dtype=torch.uint8
-        )
+        size = torch.Size(shape).numel() * dtype.itemsize + 2 * GUARD
+        memory = torch.full((size,), 0x11, dtype=torch.uint8, device=self.device)
         self.guarded.append(memory)
         x = memory[GUARD:-GUARD].view(dtype).view(shape)
         if self.random.random() < (0.4 if strided else 0.01) and len(shape) > 1:
@@ -64,7 +64,7 @@ class Fuzzer:
             if int8 == (self.random.random() < 0.99):
                 scale = self.tensor(batch, kv_heads, capacity, dtype=torch.float32, strided=False)
                 given[f"{name}_scale"] = scale
-        given["cache_seqlens"] = torch.tensor(lengths).to(self.dtype(torch.int32))
+        given["cache_seqlens"] = torch.tensor(lengths).to(self.device, self.dtype(torch.int32))
         for name in {"kv_append": ("q",), "decode_attention": ("k", "v")}.get(op, ()):
             del given[name]
         if op != "kv_append" and choose([False, True]):
@@ -91,8 +91,8 @@ class Fuzzer:
 
 @pytest.mark.parametrize("op", [*ATTENTION, "kv_append", "quantize_kv", "dequantize_kv"])
 @one_thread()
-def test_random_arguments_give_a_result_or_an_exception(op):
-    fuzzer = Fuzzer(seed=0)
+def test_random_arguments_give_a_result_or_an_exception(op, device):
+    fuzzer = Fuzzer(0, device)
     make = fuzzer.quantisation_arguments if op.endswith("quantize_kv") else fuzzer.attention_arguments
     results = 0
     for _ in range(3000):
@@ -105,7 +105,7 @@ def test_random_arguments_give_a_result_or_an_exception(op):
             assert "kvfuse::" in str(error)
         else:
             results += 1
-            if op in ATTENTION and out.device.type == "cpu":
+            if op in ATTENTION and out.device.type == device:
                 assert out.shape == given["q"].shape and out.dtype == given["q"].dtype
         fuzzer.assert_guards()
     assert 750 < results < 3000  # both outcomes are exercised

@@ -1,5 +1,6 @@
 """The operators as PyTorch sees them: opcheck, gradients, fake tensors, torch.compile and torch.export."""
 
+import kvfuse
 import pytest
 import reference
 import torch
@@ -19,33 +20,38 @@ SAMPLES = {
 }
 
 
-def calls_of(name: str) -> dict[str, tuple[tuple, dict]]:
+def calls_of(name: str, device: str) -> dict[str, tuple[tuple, dict]]:
     """Each operator's arguments for the sample called `name`."""
-    layer = make_layer(**({"lengths": (5, 3)} | SAMPLES[name]))
+    layer = make_layer(**({"lengths": (5, 3), "device": device} | SAMPLES[name]))
     q, k, v = layer.q, layer.k, layer.v
     if name == "strided":
         q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
     codes, scale = reference.quantize(k)
+    workspace = {"workspace": ops.decode_workspace(q, layer.k_cache)} if name == "int8" else {}
     return {
         "kv_append": ((k, v, *layer.cache), layer.scales),
-        "decode_attention": ((q, *layer.cache), layer.scales),
-        "append_decode_attention": ((q, k, v, *layer.cache), layer.scales),
+        "decode_workspace": ((q, layer.k_cache), {}),
+        "decode_attention": ((q, *layer.cache), layer.scales | workspace),
+        "append_decode_attention": ((q, k, v, *layer.cache), layer.scales | workspace),
         "prefill_attention": ((q, k, v, *layer.cache), layer.scales | {"softmax_scale": 0.1}),
         "quantize_kv": ((k,), {}),
         "dequantize_kv": ((codes, scale, q.dtype), {}),
     }
 
 
+OPERATORS = list(calls_of("float32", "cpu"))
+
+
 @pytest.mark.parametrize("sample", SAMPLES)
-@pytest.mark.parametrize("op", list(calls_of("float32")))
-def test_opcheck(op, sample):
-    args, kwargs = calls_of(sample)[op]
+@pytest.mark.parametrize("op", OPERATORS)
+def test_opcheck(op, sample, device):
+    args, kwargs = calls_of(sample, device)[op]
     assert set(torch.library.opcheck(getattr(OPS, op).default, args, kwargs).values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("op", list(calls_of("float32")))
-def test_gradients_are_refused(op):
-    args, kwargs = calls_of("float32")[op]
+@pytest.mark.parametrize("op", [op for op in OPERATORS if op != "decode_workspace"])
+def test_gradients_are_refused(op, device):
+    args, kwargs = calls_of("float32", device)[op]
     if op == "dequantize_kv":
         args = (args[0], args[1].requires_grad_(), args[2])
     else:
@@ -59,51 +65,109 @@ def test_gradients_are_refused(op):
         getattr(OPS, op)(*args, **kwargs)
 
 
-def test_autograd_notices_that_a_cache_it_saved_has_changed():
-    layer = make_layer()
-    weight = torch.ones((), requires_grad=True)
-    product = (weight * layer.k_cache).sum()
-    ops.kv_append(layer.k, layer.v, *layer.cache)
+@pytest.mark.parametrize("written", ["k_cache", "v_scale", "workspace"])
+def test_autograd_notices_that_what_it_saved_has_changed(written, device):
+    layer = make_layer(int8=True, device=device)
+    tensors = layer.scales | {"workspace": ops.decode_workspace(layer.q, layer.k_cache)}
+    weight = torch.ones((), requires_grad=True, device=device)
+    product = (weight * (tensors | {"k_cache": layer.k_cache})[written]).sum()
+    ops.append_decode_attention(layer.q, layer.k, layer.v, *layer.cache, **tensors)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.backward()
 
 
-def decode_loop(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale):
+def decode_loop(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale, workspace=None):
     """A prompt and three steps; the cache and its lengths are advanced in place."""
     scales = {"k_scale": k_scale, "v_scale": v_scale}
     out = [ops.prefill_attention(q, k, v, k_cache, v_cache, cache_seqlens, **scales)]
     cache_seqlens += q.shape[2]
     for _ in range(3):
         q, k, v = (x[:, :, -1:] + out[-1][:, : x.shape[1], -1:] for x in (q, k, v))
-        out.append(ops.append_decode_attention(q, k, v, k_cache, v_cache, cache_seqlens, **scales))
+        cache = (k_cache, v_cache, cache_seqlens)
+        out.append(ops.append_decode_attention(q, k, v, *cache, **scales, workspace=workspace))
         cache_seqlens += 1
     return torch.cat(out, 2)
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
-def test_compiled_decode_loop_equals_eager(int8):
-    eager, compiled = (make_layer((0, 4), q_len=5, int8=int8) for _ in range(2))
+def test_compiled_decode_loop_equals_eager(int8, device):
+    eager, compiled = (make_layer((0, 4), q_len=5, int8=int8, device=device) for _ in range(2))
+    workspace = ops.decode_workspace(compiled.q[:, :, :1], compiled.k_cache)
     scales = (None, None)
     want = decode_loop(eager.q, eager.k, eager.v, *eager.cache, *(eager.scales.values() or scales))
     loop = torch.compile(decode_loop, fullgraph=True)
-    got = loop(compiled.q, compiled.k, compiled.v, *compiled.cache, *(compiled.scales.values() or scales))
+    tensors = (*compiled.cache, *(compiled.scales.values() or scales), workspace)
+    got = loop(compiled.q, compiled.k, compiled.v, *tensors)
     assert torch.equal(got, want)
     assert torch.equal(compiled.cache_seqlens, eager.cache_seqlens)
     torch.testing.assert_close(compiled.mutable, eager.mutable, rtol=0, atol=0, equal_nan=True)
 
 
-def test_export_with_a_dynamic_batch_and_capacity():
+def test_a_workspace_can_be_made_inside_a_compiled_function(device):
+    def step(q, k, v, k_cache, v_cache, cache_seqlens):
+        workspace = ops.decode_workspace(q, k_cache)
+        return ops.append_decode_attention(q, k, v, k_cache, v_cache, cache_seqlens, workspace=workspace)
+
+    layer, same = (make_layer((300, 40), device=device) for _ in range(2))
+    got = torch.compile(step, fullgraph=True)(layer.q, layer.k, layer.v, *layer.cache)
+    assert torch.equal(got, run(ops.append_decode_attention, same))
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+def test_a_captured_graph_follows_the_growing_length(int8, device):
+    if device == "cpu":
+        pytest.skip("the CPU has no graphs")
+    layer, same = (make_layer((1000, 3), int8=int8, spare=9, device=device) for _ in range(2))
+    workspace = ops.decode_workspace(layer.q, layer.k_cache)
+
+    def step():
+        tensors = (layer.q, layer.k, layer.v, *layer.cache)
+        out = ops.append_decode_attention(*tensors, **layer.scales, workspace=workspace)
+        layer.cache_seqlens.add_(1)
+        return out
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = step()
+    for _ in range(5):
+        graph.replay()
+        assert torch.equal(out, run(ops.append_decode_attention, same))
+        same.cache_seqlens.add_(1)
+    torch.testing.assert_close(layer.mutable, same.mutable, rtol=0, atol=0, equal_nan=True)
+
+
+def test_export_with_a_dynamic_batch_and_capacity(device):
     class Step(torch.nn.Module):
         def forward(self, q, k, v, k_cache, v_cache, cache_seqlens):
             return ops.append_decode_attention(q, k, v, k_cache, v_cache, cache_seqlens)
 
     batch, capacity = torch.export.Dim("batch"), torch.export.Dim("capacity")
     shapes = ({0: batch},) * 3 + ({0: batch, 2: capacity},) * 2 + ({0: batch},)
-    layer = make_layer()
+    layer = make_layer(device=device)
     program = torch.export.export(Step(), (layer.q, layer.k, layer.v, *layer.cache), dynamic_shapes=shapes)
-    other, same = (make_layer((3, 30, 300)) for _ in range(2))
+    other, same = (make_layer((3, 30, 300), device=device) for _ in range(2))
     got = program.module()(other.q, other.k, other.v, *other.cache)
     assert torch.equal(got, run(ops.append_decode_attention, same))
+
+
+def test_an_operator_says_which_backend_it_has_no_kernel_for():
+    layer = make_layer()
+    rule = "kvfuse::decode_attention: expected tensors of a backend that it has a kernel for, got "
+    with pytest.raises(NotImplementedError, match=f"{rule}SparseCPU$"):
+        OPS.decode_attention(layer.q.to_sparse(), *layer.cache)
+    with pytest.raises(TypeError, match="kvfuse::quantize_kv: expected x to be a tensor, got None"):
+        OPS.quantize_kv(None)
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_cuda_tensors_without_the_cuda_operators(op):
+    if kvfuse.build_info()["cuda_loaded"]:
+        pytest.skip("the CUDA operators are loaded")
+    args, kwargs = calls_of("float32", "cpu")[op]
+    remedy = "is not loaded: importing kvfuse does that" if kvfuse.build_info()["cuda"] else "KVFUSE_CUDA=on"
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)  # as if the tensors were on a GPU
+    with pytest.raises(NotImplementedError, match=rf"kvfuse::{op}: .* got CUDA \(.*{remedy}"):
+        getattr(OPS, op).default.redispatch(cuda, *args, **kwargs)
 
 
 def test_results_on_the_meta_device():

@@ -39,8 +39,10 @@ def test_build_info():
     assert info["version"] == kvfuse.__version__ == (ROOT / "VERSION").read_text().strip()
     _library.check_torch(info["torch_version"], torch.__version__)
     assert info["active_isa"] in info["available_isas"] and info["available_isas"][0] == "portable"
-    assert info["cuda"] is False and info["compiler"]
-    assert {64, 80, 96, 128} <= set(info["supported_head_dims"])
+    assert info["compiler"]
+    assert {64, 80, 96, 128} <= set(info["cuda_head_dims"]) <= set(info["supported_head_dims"])
+    assert info["cuda"] is bool(info["cuda_architectures"])
+    assert info["cuda_loaded"] is (info["cuda"] and torch.cuda.is_available())
 
 
 @pytest.mark.parametrize("isa", kvfuse.build_info()["available_isas"])
@@ -127,14 +129,93 @@ def test_a_damaged_build_folder_is_named(tmp_path, monkeypatch):
         _library._import_bindings(tmp_path / _library.BINDINGS)
 
 
-def test_the_installed_package_finds_the_libraries_beside_it(tmp_path):
-    package = tmp_path / "kvfuse"
+def install(folder: Path) -> Path:
+    """Copies the package as pip installs it, but for the CUDA library, into `folder`."""
+    package = folder / "kvfuse"
     shutil.copytree(ROOT / "python/kvfuse", package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in (_library.OPERATORS, _library.BINDINGS, _library.TORCH_VERSION):
         shutil.copy(_library.folder() / name, package)
+    return package
+
+
+def test_the_installed_package_finds_the_libraries_beside_it(tmp_path):
+    package = install(tmp_path)
     code = (
         "import kvfuse, torch; torch.ops.kvfuse.decode_attention; kvfuse.self_check(); print(kvfuse.__file__)"
     )
     result = run_python("-c", code, PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(package / "__init__.py")
+
+
+CUDA_LIBRARY = "libkvfuse_ops_cuda.so"
+WITH_GPU = "import torch; torch.cuda.is_available = lambda: True; import kvfuse; "
+cuda_build = pytest.mark.skipif(not kvfuse.build_info()["cuda"], reason="the CUDA operators are not built")
+
+
+@cuda_build
+def test_the_cuda_library_loads_without_a_driver_and_registers_every_operator():
+    code = """if True:
+        import kvfuse, torch
+        names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("kvfuse::")]
+        def registered():
+            return [torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA") for name in names]
+        gpu = torch.cuda.is_available()
+        assert len(names) == 7 and registered() == [gpu] * 7 and kvfuse.build_info()["cuda_loaded"] is gpu
+        for _ in range(2):
+            kvfuse._C.load_cuda_operators()
+            assert registered() == [True] * 7 and kvfuse.build_info()["cuda_loaded"]
+        kvfuse.self_check()
+    """
+    result = run_python("-c", code)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+
+
+@cuda_build
+def test_importing_the_package_loads_the_cuda_library_where_there_is_a_gpu():
+    result = run_python("-c", WITH_GPU + "print(kvfuse.build_info()['cuda_loaded'])")
+    assert result.returncode == 0 and result.stdout == "True\n", result.stderr
+
+
+@cuda_build
+def test_a_missing_or_damaged_cuda_library_is_named(tmp_path):
+    package = install(tmp_path)
+    code = WITH_GPU + "print(kvfuse.build_info()['cuda']); kvfuse._C.load_cuda_operators()"
+    result = run_python("-c", code, PYTHONPATH=str(tmp_path))
+    assert result.stdout == "False\n"
+    assert (
+        f"RuntimeError: expected {CUDA_LIBRARY} in {package}, beside libkvfuse_ops.so, found" in result.stderr
+    )
+    (package / CUDA_LIBRARY).write_text("not a library")
+    result = run_python("-c", code, PYTHONPATH=str(tmp_path))
+    assert f"ImportError: kvfuse: {CUDA_LIBRARY} does not load (" in result.stderr
+    assert "); build kvfuse again with this PyTorch" in result.stderr
+
+
+def test_loading_cuda_operators_that_were_not_built():
+    if kvfuse.build_info()["cuda_architectures"]:
+        pytest.skip("the CUDA operators are built")
+    with pytest.raises(RuntimeError, match=r"^kvfuse was built without CUDA operators \(configure with KVF"):
+        kvfuse._C.load_cuda_operators()
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({}, "loaded (built for 80, 90+PTX; head sizes: 64, 128)"),
+        (
+            {"cuda_loaded": False},
+            "not loaded, PyTorch finds no GPU (built for 80, 90+PTX; head sizes: 64, 128)",
+        ),
+        ({"cuda": False}, "missing (the library was built but is not beside the others)"),
+        ({"cuda": False, "cuda_architectures": ""}, "not built"),
+    ],
+)
+def test_what_the_self_check_says_of_cuda(changed, text):
+    info = {
+        "cuda": True,
+        "cuda_loaded": True,
+        "cuda_architectures": "80, 90+PTX",
+        "cuda_head_dims": [64, 128],
+    }
+    assert __main__._cuda_state(info | changed) == text
