@@ -9,6 +9,8 @@
 #include <map>
 #include <string_view>
 
+#include "benchmark/cli_words.h"
+#include "benchmark/compare_cli.h"
 #include "benchmark/text.h"
 
 namespace kvfuse::bench {
@@ -20,9 +22,10 @@ struct BenchmarkName {
   const char* cli;
   const char* log;
 };
-constexpr std::array kBenchmarks = {BenchmarkName{"latency", "latency_vs_T"},
-                                    BenchmarkName{"vram", "vram_vs_T"},
-                                    BenchmarkName{"perplexity", "perplexity"}};
+constexpr std::array kBenchmarks = {
+    BenchmarkName{"latency", "latency_vs_T"}, BenchmarkName{"vram", "vram_vs_T"},
+    BenchmarkName{"phase", "per_phase_breakdown"}, BenchmarkName{"capacity", "max_batch_capacity"},
+    BenchmarkName{"perplexity", "perplexity"}};
 
 constexpr const char* kFooter =
     R"(Precedence: command line, then the file of --config (default: configs/default.yaml if present), then built-in defaults.
@@ -33,6 +36,7 @@ Examples:
   bench_runner vram --preset gpt2-medium --version v1 v2 -o md
   bench_runner perplexity --dataset data/wikitext2.bin --weights model.safetensors --autoregressive
   bench_runner --resume
+  bench_runner compare OLD.jsonl NEW.jsonl     (see bench_runner compare --help)
 
 Exit codes:
   0 all measured   1 some points failed or ran out of memory   2 command line or configuration
@@ -83,10 +87,12 @@ constexpr std::array kSwitches = {
 void declare(CLI::App& app, Raw& raw) {
   app.footer(kFooter);
   app.allow_extras();
-  app.add_option("benchmarks", raw.benchmarks, "latency, vram, perplexity or all (the default)")
+  app.add_option("benchmarks", raw.benchmarks,
+                 "latency, vram, phase, capacity, perplexity or all (the default)")
       ->type_name("BENCHMARK");
-  app.add_option("--benchmark", raw.more_benchmarks,
-                 "the same by log name: latency_vs_T, vram_vs_T, perplexity")
+  app.add_option(
+         "--benchmark", raw.more_benchmarks,
+         "the same by log name: latency_vs_T, vram_vs_T, per_phase_breakdown, max_batch_capacity, perplexity")
       ->type_name("NAME");
   app.add_option("--config", raw.config, "YAML file")->type_name("FILE");
   for (const KeyFlag& flag : kKeyFlags) {
@@ -100,34 +106,6 @@ void declare(CLI::App& app, Raw& raw) {
   for (const Switch& item : kSwitches) app.add_flag(item.flag, raw.switches[item.flag], item.help);
   app.add_flag("--no-fsync", raw.switches["--no-fsync"], "do not wait for the disk after each record");
   app.add_option("-o,--output", raw.output, "form of the summary")->type_name("table|md|csv|json");
-}
-
-std::vector<std::string> flag_names(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options())
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-  return names;
-}
-
-// CLI11's own complaints, as sentences of ours.
-std::string usage_problem(const CLI::ParseError& error) {
-  std::string text = error.what();
-  std::replace(text.begin(), text.end(), '\n', ' ');
-  const std::size_t missing = text.find(": 1 required");
-  if (missing != std::string::npos)
-    return text.substr(0, missing) + ": expected a value, got none (hint: see --help)";
-  return fmt::format("command line: expected valid options, got: {} (hint: see --help)", text);
-}
-
-std::vector<std::string> unknown_options(const CLI::App& app) {
-  std::vector<std::string> problems;
-  for (const std::string& word : app.remaining()) {
-    const std::string name = word.substr(0, word.find('='));
-    const std::string hint = suggestion(name, flag_names(app));
-    problems.push_back(fmt::format("{}: expected a known option, got an unknown one{}", printable(name),
-                                   hint.empty() ? " (hint: see --help)" : hint));
-  }
-  return problems;
 }
 
 void choose_benchmarks(const std::vector<std::string>& words, CliOptions& options,
@@ -144,6 +122,10 @@ void choose_benchmarks(const std::vector<std::string>& words, CliOptions& option
     });
     if (same == kBenchmarks.end()) {
       if (word == "all") continue;
+      if (word == kCompareWord) {
+        problems.push_back("compare: expected as the first word, got it after others");
+        continue;
+      }
       problems.push_back(fmt::format("{}: expected a benchmark ({}){}", in_quotes(word), joined(known),
                                      suggestion(word, known)));
     } else if (std::find(chosen.begin(), chosen.end(), same->log) == chosen.end()) {
@@ -221,12 +203,7 @@ CliOptions parse_cli(int argc, const char* const* argv) {
   words.insert(words.end(), raw.more_benchmarks.begin(), raw.more_benchmarks.end());
   choose_benchmarks(words, options, problems);
   check_combinations(options, raw, problems);
-  const std::vector<std::string>& formats = table_format_names();
-  const auto format = std::find(formats.begin(), formats.end(), raw.output);
-  if (format == formats.end())
-    problems.push_back(fmt::format("-o: expected one of {}, got {}", joined(formats), in_quotes(raw.output)));
-  else
-    options.output = static_cast<TableFormat>(format - formats.begin());
+  choose_format(raw.output, options.output, problems);
   if (!problems.empty()) throw ConfigError(std::move(problems));
   take_overrides(app, raw, options);
   return options;

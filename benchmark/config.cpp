@@ -59,6 +59,23 @@ void read_list(const YamlValue& value, std::vector<T>& target, Read read) {
   if (!result.empty()) target = std::move(result);
 }
 
+void read_transforms(const YamlValue& value, ConfigDraft& draft) {
+  std::vector<std::string> known;
+  for (const TransformName& row : transform_names()) known.emplace_back(row.name);
+  Transforms chosen;
+  if (value.is_null()) {
+    draft.config.transforms = chosen;
+    return;
+  }
+  for (const YamlValue& item : value.list(kMostListed)) {
+    std::string name;
+    if (!item.choice(known, name)) continue;
+    for (const TransformName& row : transform_names())
+      if (row.name == name && std::exchange(chosen.*row.flag, true)) item.fail("each value once");
+  }
+  draft.config.transforms = chosen;
+}
+
 // The ranges are those of check_model_config: each size is tried beside sizes of one.
 void read_model_size(const YamlValue& value, std::int64_t ModelConfig::*field, ModelConfig& model) {
   std::int64_t size = 0;
@@ -126,6 +143,8 @@ const std::map<std::string, Reader>& readers() {
       {"model_config", read_model_config},
       {"dtype", read_dtype},
       {"device", read_device},
+      {"cuda_graph", [](V v, D d) { v.boolean(d.config.cuda_graph); }},
+      {"overlap_kernels", [](V v, D d) { v.boolean(d.config.overlap_kernels); }},
       {"pretrained",
        [](V v, D d) {
          read_optional(v, d.pretrained,
@@ -145,7 +164,10 @@ const std::map<std::string, Reader>& readers() {
                    [](V value, std::string& name) { return value.choice(version_names(), name); });
        }},
       {"weights", [](V v, D d) { read_optional(v, d.config.weights, a_path()); }},
+      {"transforms", read_transforms},
       {"strict_weights", [](V v, D d) { v.boolean(d.config.strict_weights); }},
+      {"vocabulary", [](V v, D d) { read_optional(v, d.config.vocabulary, a_path()); }},
+      {"divergence", [](V v, D d) { v.boolean(d.config.divergence); }},
       {"dataset", [](V v, D d) { read_optional(v, d.config.dataset, a_path()); }},
       {"memory_budget",
        [](V v, D d) {
@@ -194,11 +216,11 @@ void check_model(const BenchConfig& config, std::vector<std::string>& problems) 
   const std::string prefix = message_prefix(at == config.origin.end() ? "" : at->second, "model_config");
   try {
     check_model_config(config.model);
-    if (!is_supported_head_dim(config.model.head_dim()))
+    if (!contains(HeadDims{}, config.model.head_dim()))
       problems.push_back(fmt::format(
           "{}: expected a head_dim (n_embd / n_head) that the kernels support ({}), got {} "
           "/ {} = {} (hint: change n_embd or n_head)",
-          prefix, supported_head_dims(), config.model.n_embd, config.model.n_head, config.model.head_dim()));
+          prefix, to_text(HeadDims{}), config.model.n_embd, config.model.n_head, config.model.head_dim()));
   } catch (const std::invalid_argument& error) {
     std::string_view text = error.what();
     if (text.starts_with("model_config: ")) text.remove_prefix(14);

@@ -32,9 +32,14 @@ struct BenchConfig {
   std::string log_file = "results.jsonl";
   std::vector<std::string> versions = {"v0", "v1"};
   Device device = Device::kAuto;
+  bool cuda_graph = true;  // on CUDA: a decode step is one captured graph of fused kernels
+  bool overlap_kernels = false;
+  Transforms transforms;
   std::optional<std::string> weights;  // absent: seeded random weights
   bool strict_weights = false;
   std::optional<std::string> dataset;
+  std::optional<std::string> vocabulary;  // a folder with GPT-2's files: then the dataset is text
+  bool divergence = false;
   std::optional<std::int64_t> memory_budget;  // bytes
   std::optional<std::int64_t> num_threads;
   std::optional<std::int64_t> max_tokens;

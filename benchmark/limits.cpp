@@ -1,5 +1,6 @@
 #include "benchmark/limits.h"
 
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/InferenceMode.h>
 
@@ -12,6 +13,7 @@
 #include <memory>
 #include <new>
 
+#include "benchmark/device.h"
 #include "benchmark/memory.h"
 #include "benchmark/timer.h"
 #include "csrc/model/linear.h"
@@ -57,14 +59,29 @@ double measure_read_bandwidth() {
   return best;
 }
 
-roofline::MachineLimits measure_limits(at::ScalarType dtype) {
+double measure_copy_bandwidth(c10::Device device) {
+  constexpr std::int64_t kCopyBytes = 1 << 30;  // 20 times the second-level cache of an H200
+  const at::Tensor from = at::ones({kCopyBytes}, at::TensorOptions().dtype(at::kByte).device(device));
+  const at::Tensor to = at::empty_like(from);
+  const double seconds = fastest_s([&] {
+    to.copy_(from);
+    synchronize(device);
+  });
+  return 2.0 * static_cast<double>(kCopyBytes) / seconds;
+}
+
+roofline::MachineLimits measure_limits(at::ScalarType dtype, c10::Device device) {
   const c10::InferenceMode inference;
   const BudgetLifted lifted;
-  constexpr std::int64_t kSize = 768;  // 0.9 GFLOP: a few milliseconds, operands in cache
-  const at::Tensor a = at::ones({kSize, kSize}, at::TensorOptions().dtype(dtype));
-  const double seconds = fastest_s([&] { kvfuse::linear(a, a, {}); });
-  return {.read_bytes_per_s = measure_read_bandwidth(),
-          .matmul_flops_per_s = 2.0 * kSize * kSize * kSize / seconds};
+  // On the CPU 0.9 GFLOP: a few milliseconds, operands in cache. A GPU needs more to be filled.
+  const std::int64_t size = device.is_cpu() ? 768 : 4096;
+  const at::Tensor a = at::ones({size, size}, at::TensorOptions().dtype(dtype).device(device));
+  const double seconds = fastest_s([&] {
+    kvfuse::linear(a, a, {});
+    synchronize(device);
+  });
+  return {.read_bytes_per_s = device.is_cpu() ? measure_read_bandwidth() : measure_copy_bandwidth(device),
+          .matmul_flops_per_s = 2.0 * static_cast<double>(size) * size * size / seconds};
 }
 
 roofline::MachineLimits better_of(const roofline::MachineLimits& a, const roofline::MachineLimits& b) {

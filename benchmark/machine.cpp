@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "csrc/ops/build_info.h"
+#include "csrc/ops/cuda_services.h"
 
 namespace kvfuse::bench {
 namespace {
@@ -25,19 +26,34 @@ bool is_int8(const Strategy& strategy) { return strategy.kv_cache_dtype == KvCac
 
 }  // namespace
 
-json machine_context() {
+json machine_context(c10::Device device) {
   const ops::BuildInfo build = ops::build_info();
+  json gpu = {{"gpu_name", nullptr},
+              {"gpu_total_vram", nullptr},
+              {"gpu_architecture", nullptr},
+              {"gpu_multiprocessors", nullptr},
+              {"cuda_version", nullptr}};
+  if (device.is_cuda()) {
+    const ops::CudaDevice cuda = ops::cuda_services().device(device.index());
+    gpu = {{"gpu_name", cuda.name},
+           {"gpu_total_vram", cuda.total_bytes},
+           {"gpu_architecture", cuda.architecture},
+           {"gpu_multiprocessors", cuda.multiprocessors},
+           {"cuda_version", cuda.cuda_version}};
+  }
   double load = 0;
   const bool has_load = getloadavg(&load, 1) == 1;
-  return {{"device", "cpu"},
-          {"cpu", cpu_name()},
-          {"cores", std::thread::hardware_concurrency()},
-          {"isa", build.active_isa},
-          {"num_threads", at::get_num_threads()},
-          {"load_average", has_load ? json(load) : json(nullptr)},
-          {"kvfuse_version", build.version},
-          {"torch", build.torch_version},
-          {"compiler", build.compiler}};
+  json context = {{"device", c10::DeviceTypeName(device.type(), /*lower_case=*/true)},
+                  {"cpu", cpu_name()},
+                  {"cores", std::thread::hardware_concurrency()},
+                  {"isa", build.active_isa},
+                  {"num_threads", at::get_num_threads()},
+                  {"load_average", has_load ? json(load) : json(nullptr)},
+                  {"kvfuse_version", build.version},
+                  {"torch", build.torch_version},
+                  {"compiler", build.compiler}};
+  context.update(gpu);
+  return context;
 }
 
 json model_config_json(const ModelConfig& config, const Strategy& strategy) {

@@ -12,6 +12,9 @@
 #include <string>
 
 #include "benchmark/cli.h"
+#include "benchmark/compare.h"
+#include "benchmark/compare_cli.h"
+#include "benchmark/device.h"
 #include "benchmark/errors.h"
 #include "benchmark/interrupt.h"
 #include "benchmark/memory.h"
@@ -30,34 +33,39 @@ struct Suite {
   const char* name;  // as the log has it
   Table (*run)(Session&);
 };
-constexpr std::array kSuites = {Suite{"latency_vs_T", run_latency}, Suite{"vram_vs_T", run_vram},
-                                Suite{"perplexity", run_perplexity}};
+constexpr std::array kSuites = {
+    Suite{"latency_vs_T", run_latency}, Suite{"vram_vs_T", run_vram}, Suite{"per_phase_breakdown", run_phase},
+    Suite{"max_batch_capacity", run_capacity}, Suite{"perplexity", run_perplexity}};
 
 void fail(const std::string& problem) { std::fprintf(stderr, "bench_runner: error: %s\n", problem.c_str()); }
 
-// The named benchmarks, less one that lacks its data if all were asked for.
-std::vector<std::string> chosen_benchmarks(const CliOptions& options, const BenchConfig& config) {
+// What a benchmark lacks to be run; empty if nothing.
+std::string missing_for(const std::string& benchmark, const BenchConfig& config, c10::Device device) {
+  if (benchmark == "perplexity" && !config.dataset)
+    return "a token file in the key dataset or the flag --dataset, got none (make data writes one)";
+  if (benchmark == "max_batch_capacity" && device.is_cpu() && !config.memory_budget)
+    return "a memory_budget on the CPU, got none (such as memory_budget: 2 GiB; a GPU has its own limit)";
+  return "";
+}
+
+// The named benchmarks, less those that lack something if all were asked for.
+std::vector<std::string> chosen_benchmarks(const CliOptions& options, const BenchConfig& config,
+                                           c10::Device device) {
   std::vector<std::string> names;
   for (const std::string& name : options.benchmarks) {
-    const bool lacks_data = name == "perplexity" && !config.dataset;
-    if (lacks_data && !options.all_benchmarks)
-      throw ConfigError(
-          {"perplexity: expected a token file in the key dataset or the flag --dataset, got none (make "
-           "data writes one)"});
-    if (lacks_data && !options.quiet)
-      std::fprintf(stderr, "perplexity is left out: no dataset is given (--dataset FILE)\n");
-    if (!lacks_data) names.push_back(name);
+    const std::string missing = missing_for(name, config, device);
+    if (missing.empty())
+      names.push_back(name);
+    else if (!options.all_benchmarks)
+      throw ConfigError({name + ": expected " + missing});
+    else if (!options.quiet)
+      std::fprintf(stderr, "%s is left out: expected %s\n", name.c_str(), missing.c_str());
   }
   return names;
 }
 
-void check_device(const BenchConfig& config) {
-  if (config.device == Device::kCuda)
-    throw ConfigError({"device: expected auto or cpu, got cuda (this build has no CUDA operators)"});
-}
-
-void warn_of_slow_dtype(const BenchConfig& config, const CliOptions& options) {
-  if (config.dtype == DType::kFloat32 || options.quiet) return;
+void warn_of_slow_dtype(const BenchConfig& config, c10::Device device, const CliOptions& options) {
+  if (config.dtype == DType::kFloat32 || !device.is_cpu() || options.quiet) return;
   std::fprintf(stderr,
                "warning: matrix products in %s can be 100 times slower than in float32 on a CPU without "
                "instructions for them\n",
@@ -93,21 +101,21 @@ std::string summary_text(const std::vector<std::pair<std::string, Table>>& summa
 
 ExitCode run(const CliOptions& options) {
   const BenchConfig config = resolve_config(options);
-  check_device(config);
+  const c10::Device device = choose_device(config);
   ops::build_info();  // a wrong KVFUSE_ISA is an error now, not in the middle
-  const std::vector<std::string> benchmarks = chosen_benchmarks(options, config);
+  const std::vector<std::string> benchmarks = chosen_benchmarks(options, config, device);
   if (options.dry_run) {
     print(render(plan(config, benchmarks), options.output));
     return ExitCode::kOk;
   }
-  warn_of_slow_dtype(config, options);
+  warn_of_slow_dtype(config, device, options);
   install_interrupt_handlers();
   request_huge_pages();
   install_counting_allocator(config.memory_budget);
   if (config.num_threads) at::set_num_threads(static_cast<int>(*config.num_threads));
 
   const bool scores_text = std::find(benchmarks.begin(), benchmarks.end(), "perplexity") != benchmarks.end();
-  const Inputs inputs = load_inputs(config, scores_text);
+  const Inputs inputs = load_inputs(config, device, scores_text);
   RecordLog log(config.log_file, {.sync = options.fsync, .clear = options.clear_log});
   for (const std::string& notice : log.notices()) std::fprintf(stderr, "%s\n", notice.c_str());
   Session session(config, options, inputs, log);
@@ -125,7 +133,20 @@ ExitCode run(const CliOptions& options) {
   return session.any_point_failed() ? ExitCode::kPointsFailed : ExitCode::kOk;
 }
 
+ExitCode compare(const CompareOptions& options) {
+  if (!options.help.empty()) {
+    print(options.help);
+    return ExitCode::kOk;
+  }
+  const Comparison comparison = compare_files(options.old_path, options.new_path, options.threshold);
+  for (const std::string& notice : comparison.notices) std::fprintf(stderr, "%s\n", notice.c_str());
+  print(render(comparison_table(comparison), options.output));
+  std::fprintf(stderr, "%s\n", comparison_summary(comparison).c_str());
+  return options.fail_if_slower && comparison.any_worse() ? ExitCode::kPointsFailed : ExitCode::kOk;
+}
+
 ExitCode dispatch(int argc, const char* const* argv) {
+  if (is_compare(argc, argv)) return compare(parse_compare_cli(argc, argv));
   const CliOptions options = parse_cli(argc, argv);
   if (!options.help.empty()) {
     print(options.help);

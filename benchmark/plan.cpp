@@ -19,8 +19,11 @@ Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks
   Table table{.headers = {"benchmark", "version", "T", "runs", "weights MB", "cache MB"}, .rows = {}};
   const std::string weights = megabytes(config.model.parameter_count() * element_bytes(config.dtype));
   for (const std::string& benchmark : benchmarks) {
+    const bool at_T_star = benchmark == "per_phase_breakdown" || benchmark == "max_batch_capacity";
     const bool per_length = benchmark != "perplexity";
-    const std::vector<std::int64_t> lengths = per_length ? config.T_values : std::vector<std::int64_t>{0};
+    const std::vector<std::int64_t> lengths = at_T_star    ? std::vector<std::int64_t>{config.T_star}
+                                              : per_length ? config.T_values
+                                                           : std::vector<std::int64_t>{0};
     const std::string runs = benchmark == "latency_vs_T" ? std::to_string(config.num_warmup_runs) + " + " +
                                                                std::to_string(config.num_measure_runs)
                                                          : "1";

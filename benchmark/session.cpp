@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <new>
 #include <random>
@@ -11,6 +12,8 @@
 #include "benchmark/interrupt.h"
 #include "benchmark/machine.h"
 #include "benchmark/memory.h"
+#include "csrc/model/layer_sharing.h"
+#include "csrc/model/transforms.h"
 #include "csrc/ops/build_info.h"
 #include "csrc/versions/registry.h"
 
@@ -48,12 +51,19 @@ at::ScalarType scalar_type(DType dtype) {
   return at::kFloat;
 }
 
-Inputs load_inputs(const BenchConfig& config, bool with_tokens) {
+Inputs load_inputs(const BenchConfig& config, c10::Device device, bool with_tokens) {
   std::optional<TokenFile> tokens;
-  if (with_tokens) tokens = read_token_file(*config.dataset, config.model.vocab_size);
+  std::optional<Gpt2Tokenizer> tokenizer;
+  if (with_tokens && config.vocabulary) {
+    tokenizer = Gpt2Tokenizer::from_folder(*config.vocabulary);
+    tokens = read_text_file(*config.dataset, *tokenizer, config.model.vocab_size);
+  } else if (with_tokens) {
+    tokens = read_token_file(*config.dataset, config.model.vocab_size);
+  }
   std::string problem;
   try {
-    return {Gpt2(make_weights(config)), make_prompt(config), std::move(tokens)};
+    return {Gpt2(make_weights(config).to(device)), make_prompt(config).to(device), std::move(tokens),
+            std::move(tokenizer)};
   } catch (const c10::OutOfMemoryError& error) {
     problem = error.what_without_backtrace();
   }
@@ -66,15 +76,27 @@ Session::Session(const BenchConfig& config, const CliOptions& options, const Inp
   for (const std::string& warning : model().weights().warnings) say("warning: " + warning);
 }
 
+const Gpt2& Session::model(const Strategy& strategy) {
+  const std::pair key(strategy.sharing_group, strategy.q_alignment);
+  const auto found = models_.find(key);
+  if (found != models_.end()) return found->second;
+  const Gpt2Weights shared = with_shared_layers(inputs_.model.weights(), strategy);
+  return models_.emplace(key, Gpt2(fold_transforms(shared, config_.transforms))).first->second;
+}
+
 json Session::make_case(const std::string& benchmark, const std::string& version,
                         std::optional<std::int64_t> T) const {
+  const bool on_gpu = device().is_cuda();
   json key = {{"benchmark_name", benchmark},
               {"version", version},
               {"model", config_.model_name},
               {"model_config", model_config_json(config_.model, find_version(version))},
               {"dtype", dtype_name(config_.dtype)},
               {"weights", config_.weights ? json(*config_.weights) : json(nullptr)},
-              {"device", "cpu"},
+              {"transforms", names_of(config_.transforms)},
+              {"device", c10::DeviceTypeName(device().type(), /*lower_case=*/true)},
+              {"cuda_graph", on_gpu && config_.cuda_graph},
+              {"overlap_kernels", on_gpu && config_.overlap_kernels},
               {"batch_size", config_.batch_size},
               {"seed", config_.seed},
               {"num_threads", at::get_num_threads()},
@@ -110,14 +132,14 @@ Outcome Session::attempt(const std::function<void()>& measure) const {
 
 json Session::metadata(const std::string& version) const {
   const Strategy& strategy = find_version(version);
-  const json context = machine_context();
+  const json context = machine_context(device());
   json fields = strategy_json(strategy);
   fields.update({{"implementation_name", "kvfuse"},
-                 {"gpu_name", nullptr},
-                 {"gpu_total_vram", nullptr},
+                 {"gpu_name", context["gpu_name"]},
+                 {"gpu_total_vram", context["gpu_total_vram"]},
                  {"python_version", nullptr},
                  {"pytorch_version", context["torch"]},
-                 {"cuda_version", nullptr},
+                 {"cuda_version", context["cuda_version"]},
                  {"dtype", dtype_name(config_.dtype)},
                  {"model_config", model_config_json(config_.model, strategy)},
                  {"pretrained", config_.model_name == "custom" ? json(nullptr) : json(config_.model_name)},
@@ -143,19 +165,44 @@ void Session::record(const std::string& benchmark, const json& case_key, const O
            : std::string(status_name(outcome.status)) + " (" + outcome.reason + ")"));
 }
 
+std::int64_t Session::device_memory_bytes() const {
+  return device().is_cuda() ? ops::cuda_services().device(device().index()).total_bytes : 0;
+}
+
+SamplerOptions Session::sampler_options() const {
+  return {.temperature = config_.temperature,
+          .top_k = config_.top_k,
+          .top_p = config_.top_p,
+          .seed = static_cast<std::uint64_t>(config_.seed)};
+}
+
+Session::Captured* Session::captured(const Strategy& strategy) {
+  if (!strategy.use_cache || !device().is_cuda() || !config_.cuda_graph) return nullptr;
+  std::unique_ptr<Captured>& entry = captured_[std::string(strategy.name)];
+  if (!entry) {
+    const std::int64_t longest = *std::max_element(config_.T_values.begin(), config_.T_values.end());
+    KvCache cache = *make_cache(strategy, config_.batch_size, config_.prompt_length + longest - 1);
+    DecodeGraph graph(model(strategy), cache, sampler_options(), config_.overlap_kernels);
+    entry = std::make_unique<Captured>(Captured{std::move(cache), std::move(graph)});
+  }
+  return entry.get();
+}
+
 std::optional<KvCache> Session::make_cache(const Strategy& strategy, std::int64_t batch,
                                            std::int64_t capacity) const {
   if (!strategy.use_cache) return std::nullopt;
-  return KvCache(config_.model, strategy, batch, capacity, scalar_type(config_.dtype));
+  return KvCache(config_.model, strategy, batch, capacity, inputs_.prompt.options().dtype(model().dtype()));
 }
 
 roofline::TransformerShape Session::shape(const Strategy& strategy) const {
   const ModelConfig& model = config_.model;
   const std::int64_t weight_bytes = element_bytes(config_.dtype);
+  const std::int64_t borrowing = model.n_layer - owning_layers(model.n_layer, strategy.sharing_group);
   return {.n_layer = model.n_layer,
+          .borrowing_layers = borrowing,
           .n_embd = model.n_embd,
           .vocab_size = model.vocab_size,
-          .parameters = model.parameter_count() - model.block_size * model.n_embd,
+          .parameters = model.parameter_count(strategy) - model.block_size * model.n_embd,
           .weight_bytes = weight_bytes,
           .kv_bytes_per_token = kv_bytes_per_token(model, strategy, weight_bytes)};
 }

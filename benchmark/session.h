@@ -5,8 +5,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "benchmark/cli.h"
@@ -14,7 +17,9 @@
 #include "benchmark/limits.h"
 #include "benchmark/progress.h"
 #include "benchmark/record.h"
+#include "csrc/model/decode_graph.h"
 #include "csrc/model/gpt2.h"
+#include "csrc/text/bpe.h"
 #include "csrc/text/token_file.h"
 
 namespace kvfuse::bench {
@@ -30,12 +35,13 @@ struct Outcome {
 // What a run reads before it touches the results file.
 struct Inputs {
   Gpt2 model;
-  at::Tensor prompt;                // int64 [batch_size, prompt_length], seeded
-  std::optional<TokenFile> tokens;  // if `with_tokens`
+  at::Tensor prompt;                       // int64 [batch_size, prompt_length], seeded, on the model's device
+  std::optional<TokenFile> tokens;         // if `with_tokens`
+  std::optional<Gpt2Tokenizer> tokenizer;  // if the dataset is text
 };
 
-// Throws ModelFileError or DataFileError, or ResourceError if the weights do not fit memory_budget.
-Inputs load_inputs(const BenchConfig& config, bool with_tokens);
+// Throws ModelFileError or DataFileError, or ResourceError if the weights do not fit memory_budget or device.
+Inputs load_inputs(const BenchConfig& config, c10::Device device, bool with_tokens);
 
 class Session {
  public:
@@ -45,6 +51,12 @@ class Session {
   const CliOptions& options() const { return options_; }
   const Inputs& inputs() const { return inputs_; }
   const Gpt2& model() const { return inputs_.model; }
+  // The model as `strategy` runs it: layers shared, transforms folded in. Made once; shares the memory of all
+  // weights that neither changes.
+  const Gpt2& model(const Strategy& strategy);
+  // Of the device, if it is not the CPU.
+  std::int64_t device_memory_bytes() const;
+  c10::Device device() const { return inputs_.prompt.device(); }
   RecordLog& log() { return log_; }
 
   // Everything that identifies a point: equal cases of two runs are the same measurement.
@@ -60,9 +72,19 @@ class Session {
   void record(const std::string& benchmark, const json& case_key, const Outcome& outcome,
               const json& measured, const std::string& announcement);
 
+  // Cache and captured step for generating with `strategy` on a CUDA device; null if it keeps no cache, the
+  // run is not on CUDA, or cuda_graph is off. Captured once, for the longest T; owned by the session.
+  struct Captured {
+    KvCache cache;
+    DecodeGraph graph;
+  };
+  Captured* captured(const Strategy& strategy);
+
   // An empty cache for `capacity` tokens, or none if the version keeps none.
   std::optional<KvCache> make_cache(const Strategy& strategy, std::int64_t batch,
                                     std::int64_t capacity) const;
+
+  SamplerOptions sampler_options() const;
 
   roofline::TransformerShape shape(const Strategy& strategy) const;
 
@@ -80,6 +102,8 @@ class Session {
   const CliOptions& options_;
   const Inputs& inputs_;
   RecordLog& log_;
+  std::map<std::string, std::unique_ptr<Captured>, std::less<>> captured_;
+  std::map<std::pair<int, bool>, Gpt2> models_;  // by what of a strategy changes the weights
   std::optional<Progress> progress_;
   bool any_point_failed_ = false;
 };

@@ -2,6 +2,7 @@
 // that a slow moment of the machine meets all of them.
 #include <cmath>
 
+#include "benchmark/device.h"
 #include "benchmark/interrupt.h"
 #include "benchmark/statistics.h"
 #include "benchmark/suites/suites.h"
@@ -34,11 +35,11 @@ class Latency {
     for (const std::int64_t T : config_.T_values) {
       std::vector<Point> points = points_of(T);
       if (points.empty()) continue;
-      const roofline::MachineLimits before = measure_limits(session_.model().dtype());
+      const roofline::MachineLimits before = limits();
       for (std::int64_t run = 0; run < runs(); ++run)
         for (Point& point : points)
           if (point.outcome.status == Status::kOk) sample(point, T, run < config_.num_warmup_runs);
-      const roofline::MachineLimits limits = better_of(before, measure_limits(session_.model().dtype()));
+      const roofline::MachineLimits limits = better_of(before, this->limits());
       for (const Point& point : points)
         session_.record(kName, point.case_key, point.outcome, measured(point, T, limits),
                         announcement(point, T));
@@ -47,6 +48,10 @@ class Latency {
   }
 
  private:
+  roofline::MachineLimits limits() const {
+    return measure_limits(session_.model().dtype(), session_.device());
+  }
+
   std::int64_t runs() const { return config_.num_warmup_runs + config_.num_measure_runs; }
 
   std::vector<Point> points_of(std::int64_t T) const {
@@ -70,22 +75,28 @@ class Latency {
     const std::string label = "latency " + std::string(point.strategy->name) + " T=" + std::to_string(T);
     const double work = work_of(point, T);
     point.outcome = session_.attempt([&] {
-      Sampler sampler({.temperature = config_.temperature,
-                       .top_k = config_.top_k,
-                       .top_p = config_.top_p,
-                       .seed = static_cast<std::uint64_t>(config_.seed)});
+      Sampler sampler(session_.sampler_options());
+      const Gpt2& model = session_.model(*point.strategy);
+      const at::Tensor& prompt = session_.inputs().prompt;
+      Session::Captured* captured = session_.captured(*point.strategy);
       // The last token is sampled but not run, so the cache ends one short of prompt + T.
-      std::optional<KvCache> cache =
-          session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
+      std::optional<KvCache> cache;
+      if (captured == nullptr)
+        cache = session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
       std::int64_t generated = 0;
-      const Timer timer;
-      generate(session_.model(), cache ? &*cache : nullptr, session_.inputs().prompt, T, sampler, [&] {
+      const GenerateHooks hooks{.on_token = [&] {
         ++generated;
         if (generated % 16 == 0)
           session_.progress(done_work_ + work * static_cast<double>(generated) / static_cast<double>(T),
                             total_work_, label);
         return interrupted_signal() == 0;
-      });
+      }};
+      const Timer timer;
+      if (captured != nullptr)
+        generate(model, captured->cache, captured->graph, prompt, T, sampler, hooks);
+      else
+        generate(model, cache ? &*cache : nullptr, prompt, T, sampler, hooks);
+      synchronize(session_.device());
       const double elapsed_ms = timer.elapsed_ms();
       if (!warmup && generated == T) point.samples_ms.push_back(elapsed_ms);
     });

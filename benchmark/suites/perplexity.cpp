@@ -2,18 +2,17 @@
 // after the other, and the cache is emptied between them; every token of a window but its first is predicted
 // from those before it.
 //
-// Teacher forcing runs each window in one pass without a cache, the same for every version. Autoregressive
-// runs one token at a time through the version's cache, so that the cache's precision shows.
-#include <ATen/TensorOperators.h>
+// Teacher forcing runs each window in one pass without a cache: versions that differ in their cache alone
+// give the same number. Autoregressive runs one token at a time through the version's cache, so that its
+// precision shows.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/gather.h>
-#include <ATen/ops/logsumexp.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "benchmark/interrupt.h"
+#include "benchmark/suites/scoring.h"
 #include "benchmark/suites/suites.h"
 #include "benchmark/timer.h"
 #include "csrc/text/token_file.h"
@@ -53,17 +52,39 @@ Windows cut(const std::vector<std::uint16_t>& tokens, const BenchConfig& config)
   return windows;
 }
 
-// Sum of -log p(target) in nats. logits [batch, T, vocab_size], targets [batch, T].
-double negative_log_likelihood(const at::Tensor& logits, const at::Tensor& targets) {
-  const at::Tensor wide = logits.to(at::kFloat);
-  const at::Tensor chosen = at::gather(wide, 2, targets.unsqueeze(2)).squeeze(2);
-  return (at::logsumexp(wide, 2).to(at::kDouble) - chosen.to(at::kDouble)).sum().item<double>();
+struct TextSize {
+  std::int64_t words = 0;  // runs of anything but white space
+  std::int64_t bytes = 0;
+};
+
+// Of the scored tokens: every one of a window but its first.
+TextSize scored_text(const Windows& windows, const Gpt2Tokenizer& tokenizer) {
+  TextSize size;
+  for (const at::Tensor& batch : windows.batches)
+    for (std::int64_t i = 0; i < batch.size(0); ++i) {
+      const at::Tensor row = batch.select(0, i).contiguous();
+      const auto* first = row.const_data_ptr<std::int64_t>();
+      const std::string text = tokenizer.decode(std::vector<std::uint16_t>(first + 1, first + row.numel()));
+      size.bytes += static_cast<std::int64_t>(text.size());
+      bool inside = false;
+      for (const char c : text) {
+        const bool space = c == ' ' || (c >= '\t' && c <= '\r');
+        if (!space && !inside) ++size.words;
+        inside = !space;
+      }
+    }
+  return size;
 }
 
 class Perplexity {
  public:
   Perplexity(Session& session, const Windows& windows, const Strategy& strategy)
-      : session_(session), windows_(windows), strategy_(strategy) {}
+      : session_(session),
+        windows_(windows),
+        strategy_(strategy),
+        model_(session.model(strategy)),
+        compares_(session.config().divergence && session.config().autoregressive &&
+                  &strategy != &cached_baseline()) {}
 
   // Mean -log p over the scored tokens. Stops early when the run is interrupted.
   double loss() {
@@ -76,16 +97,19 @@ class Perplexity {
     return sum / static_cast<double>(windows_.predicted);
   }
 
+  // From the cached baseline's predictions; null unless the configuration asks for it.
+  json divergence() const { return compares_ ? divergence_.summary() : json(nullptr); }
+
  private:
   double one_pass(const at::Tensor& batch) {
     double sum = 0;
     for (std::int64_t i = 0; i < batch.size(0);
          ++i) {  // one window at a time: the logits are the largest tensor
       const std::int64_t inputs = batch.size(1) - 1;
-      const at::Tensor window = batch.narrow(0, i, 1);
-      sum += negative_log_likelihood(
-          session_.model().forward(window.narrow(1, 0, inputs), nullptr, LogitsOf::kEveryToken),
-          window.narrow(1, 1, inputs));
+      const at::Tensor window = batch.narrow(0, i, 1).to(session_.device());
+      sum +=
+          negative_log_likelihood(model_.forward(window.narrow(1, 0, inputs), nullptr, LogitsOf::kEveryToken),
+                                  window.narrow(1, 1, inputs));
       advance(inputs);
       if (interrupted_signal() != 0) break;
     }
@@ -93,13 +117,20 @@ class Perplexity {
   }
 
   double token_by_token(const at::Tensor& batch) {
-    std::optional<KvCache> cache = session_.make_cache(strategy_, batch.size(0), batch.size(1) - 1);
+    const at::Tensor tokens = batch.to(session_.device());
+    const std::int64_t inputs = batch.size(1) - 1;
+    std::optional<KvCache> cache = session_.make_cache(strategy_, batch.size(0), inputs);
+    std::optional<KvCache> reference;
+    if (compares_) reference = session_.make_cache(cached_baseline(), batch.size(0), inputs);
     double sum = 0;
-    for (std::int64_t t = 0; t + 1 < batch.size(1) && interrupted_signal() == 0; ++t) {
-      const at::Tensor input = cache ? batch.narrow(1, t, 1) : batch.narrow(1, 0, t + 1);
-      const at::Tensor logits =
-          session_.model().forward(input, cache ? &*cache : nullptr, LogitsOf::kLastToken);
-      sum += negative_log_likelihood(logits, batch.narrow(1, t + 1, 1));
+    for (std::int64_t t = 0; t < inputs && interrupted_signal() == 0; ++t) {
+      const at::Tensor next = tokens.narrow(1, t, 1);
+      const at::Tensor logits = model_.forward(cache ? next : tokens.narrow(1, 0, t + 1),
+                                               cache ? &*cache : nullptr, LogitsOf::kLastToken);
+      sum += negative_log_likelihood(logits, tokens.narrow(1, t + 1, 1));
+      if (reference)
+        divergence_.add(
+            logits, session_.model(cached_baseline()).forward(next, &*reference, LogitsOf::kLastToken), t);
       advance(batch.size(0));
     }
     return sum;
@@ -114,6 +145,9 @@ class Perplexity {
   Session& session_;
   const Windows& windows_;
   const Strategy& strategy_;
+  const Gpt2& model_;
+  const bool compares_;
+  Divergence divergence_;
   std::int64_t scored_ = 0;
 };
 
@@ -126,14 +160,32 @@ json case_of(const Session& session, const std::string& version, const TokenFile
   return key;
 }
 
+// What only the text behind the tokens tells: perplexity by word and by byte of what was scored.
+json text_figures(double loss, const Windows& windows, const Inputs& inputs) {
+  if (!inputs.tokenizer)
+    return {{"word_perplexity", nullptr}, {"byte_perplexity", nullptr}, {"bits_per_byte", nullptr}};
+  const TextSize size = scored_text(windows, *inputs.tokenizer);
+  const double nats = loss * static_cast<double>(windows.predicted);
+  const double nats_per_byte = nats / static_cast<double>(size.bytes);
+  return {{"num_words", size.words},
+          {"num_bytes", size.bytes},
+          {"word_perplexity", std::exp(nats / static_cast<double>(size.words))},
+          {"byte_perplexity", std::exp(nats_per_byte)},
+          {"bits_per_byte", nats_per_byte / std::log(2.0)}};
+}
+
 void run_version(Session& session, const Windows& windows, const TokenFile& file,
                  const std::string& version) {
   const json case_key = case_of(session, version, file);
   if (session.done(case_key) || interrupted_signal() != 0) return;
   double loss = 0;
+  json divergence;
   const Timer timer;
-  Outcome outcome =
-      session.attempt([&] { loss = Perplexity(session, windows, find_version(version)).loss(); });
+  Outcome outcome = session.attempt([&] {
+    Perplexity perplexity(session, windows, find_version(version));
+    loss = perplexity.loss();
+    divergence = perplexity.divergence();
+  });
   if (outcome.status == Status::kOk && !std::isfinite(loss))
     outcome = {Status::kFailed, "the loss is not finite (are the weights damaged?)"};
   session.finish_progress();
@@ -145,9 +197,14 @@ void run_version(Session& session, const Windows& windows, const TokenFile& file
                    {"stride", windows.window},
                    {"num_windows", windows.count},
                    {"num_tokens", windows.predicted},
+                   {"bos", nullptr},
                    {"elapsed_s", timer.elapsed_ms() / 1e3}};
   if (outcome.status == Status::kOk) {
-    measured.update({{"loss", loss}, {"perplexity", std::exp(loss)}, {"degradation", nullptr}});
+    measured.update({{"loss", loss},
+                     {"perplexity", std::exp(loss)},
+                     {"degradation", nullptr},
+                     {"divergence", divergence}});
+    measured.update(text_figures(loss, windows, session.inputs()));
     const Results results(session, kName);
     const json* baseline = results.find(case_of(session, std::string(cached_baseline().name), file));
     if (baseline != nullptr && (*baseline)["perplexity"].is_number())

@@ -12,6 +12,8 @@ namespace kvfuse::bench {
 
 Table run_latency(Session& session);
 Table run_vram(Session& session);
+Table run_phase(Session& session);
+Table run_capacity(Session& session);
 Table run_perplexity(Session& session);
 
 // The records of this run's points, those of an earlier run that --resume kept among them: the last of each

@@ -1,6 +1,6 @@
 // vram_vs_T: the memory that generating T tokens takes, by exact count of tensor bytes.
+#include "benchmark/device.h"
 #include "benchmark/interrupt.h"
-#include "benchmark/memory.h"
 #include "benchmark/suites/suites.h"
 #include "csrc/model/generate.h"
 #include "csrc/versions/registry.h"
@@ -13,21 +13,19 @@ constexpr const char* kName = "vram_vs_T";
 // Counts do not vary from run to run, so one run is measured.
 json measure(Session& session, const Strategy& strategy, std::int64_t T) {
   const BenchConfig& config = session.config();
-  const std::int64_t baseline = memory_figures().current_bytes;
-  reset_peak_memory();
+  const Gpt2& model = session.model(strategy);  // before anything is counted
+  const std::int64_t baseline = memory_figures(session.device()).current_bytes;
+  reset_peak_memory(session.device());
   std::optional<KvCache> cache =
       session.make_cache(strategy, config.batch_size, config.prompt_length + T - 1);
-  Sampler sampler({.temperature = config.temperature,
-                   .top_k = config.top_k,
-                   .top_p = config.top_p,
-                   .seed = static_cast<std::uint64_t>(config.seed)});
+  Sampler sampler(session.sampler_options());
   std::int64_t generated = 0;
-  generate(session.model(), cache ? &*cache : nullptr, session.inputs().prompt, T, sampler, [&] {
-    session.progress(static_cast<double>(++generated), static_cast<double>(T),
-                     "vram " + std::string(strategy.name) + " T=" + std::to_string(T));
-    return interrupted_signal() == 0;
-  });
-  const std::int64_t peak = memory_figures().peak_bytes;
+  generate(model, cache ? &*cache : nullptr, session.inputs().prompt, T, sampler, {.on_token = [&] {
+             session.progress(static_cast<double>(++generated), static_cast<double>(T),
+                              "vram " + std::string(strategy.name) + " T=" + std::to_string(T));
+             return interrupted_signal() == 0;
+           }});
+  const std::int64_t peak = memory_figures(session.device()).peak_bytes;
   return {{"T", T},
           {"peak_memory_bytes", peak},
           {"baseline_memory_bytes", baseline},

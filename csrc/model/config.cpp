@@ -31,6 +31,11 @@ std::int64_t ModelConfig::parameter_count() const {
   return (vocab_size + block_size) * n_embd + n_layer * (2 * norm + attention + mlp) + norm;
 }
 
+std::int64_t ModelConfig::parameter_count(const Strategy& strategy) const {
+  const std::int64_t borrowing = n_layer - owning_layers(n_layer, strategy.sharing_group);
+  return parameter_count() - borrowing * 2 * n_embd * (n_embd + (bias ? 1 : 0));
+}
+
 void check_model_config(const ModelConfig& config) {
   // The upper bounds keep every product of two fields far from 2^63.
   check_positive("n_layer", config.n_layer, 1024);
@@ -61,6 +66,21 @@ std::vector<std::string> preset_names() {
   return names;
 }
 
+const std::vector<TransformName>& transform_names() {
+  static const std::vector<TransformName> kNames = {{"k_bias", &Transforms::k_bias},
+                                                    {"v_bias", &Transforms::v_bias},
+                                                    {"qk_balance", &Transforms::qk_balance},
+                                                    {"rotation", &Transforms::rotation}};
+  return kNames;
+}
+
+std::vector<std::string> names_of(const Transforms& transforms) {
+  std::vector<std::string> names;
+  for (const TransformName& row : transform_names())
+    if (transforms.*row.flag) names.emplace_back(row.name);
+  return names;
+}
+
 std::int64_t kv_bytes_per_token(const ModelConfig& config, const Strategy& strategy,
                                 std::int64_t model_element_bytes) {
   if (!strategy.use_cache) return 0;
@@ -68,7 +88,7 @@ std::int64_t kv_bytes_per_token(const ModelConfig& config, const Strategy& strat
   const bool quantised = strategy.kv_cache_dtype == KvCacheDtype::kInt8;
   const std::int64_t row_bytes =
       quantised ? config.head_dim() + kScaleBytes : config.head_dim() * model_element_bytes;
-  return 2 * config.n_layer * config.n_head * row_bytes;
+  return 2 * owning_layers(config.n_layer, strategy.sharing_group) * config.n_head * row_bytes;
 }
 
 }  // namespace kvfuse

@@ -1,4 +1,5 @@
-// The shape of a GPT-2 model, and the strategy that its KV cache follows.
+// The shape of a GPT-2 model, the strategy that its KV cache follows, and how its weights are prepared for
+// it.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,8 @@
 #include <vector>
 
 namespace kvfuse {
+
+struct Strategy;
 
 struct ModelConfig {
   std::int64_t n_layer = 12;
@@ -20,6 +23,8 @@ struct ModelConfig {
   std::int64_t head_dim() const { return n_embd / n_head; }
   // Trainable parameters; the output head shares the token embedding.
   std::int64_t parameter_count() const;
+  // Those that `strategy` uses: a layer that borrows keys and values has no projection to them.
+  std::int64_t parameter_count(const Strategy& strategy) const;
   bool operator==(const ModelConfig&) const = default;
 };
 
@@ -42,6 +47,31 @@ struct Strategy {
   int sharing_group = 1;     // layers per owned K/V; 1 = every layer owns its own
   bool q_alignment = false;  // a borrowing layer takes its owner's query weights
 };
+
+// Layers that keep K and V of their own: the first of each group. The last group may be smaller.
+constexpr std::int64_t owning_layers(std::int64_t n_layer, std::int64_t sharing_group) {
+  return (n_layer + sharing_group - 1) / sharing_group;
+}
+
+// Exact rewritings of the attention weights (csrc/model/transforms), in the order in which they are applied.
+// Each is independent of the others.
+struct Transforms {
+  bool k_bias = false;      // drop what is the same in every key: softmax does not see it
+  bool v_bias = false;      // move what is the same in every value into the output bias: weights sum to 1
+  bool qk_balance = false;  // divide each key channel by its typical size, multiply the query's by it
+  bool rotation = false;    // rotate queries and keys, and values and output, of each head: spreads outliers
+
+  bool any() const { return k_bias || v_bias || qk_balance || rotation; }
+  bool operator==(const Transforms&) const = default;
+};
+
+// The names in a configuration, and the flag each sets.
+struct TransformName {
+  std::string_view name;
+  bool Transforms::*flag;
+};
+const std::vector<TransformName>& transform_names();
+std::vector<std::string> names_of(const Transforms& transforms);
 
 // Bytes of K and V, scales included, that one token of one sequence takes in the cache; 0 without a cache.
 std::int64_t kv_bytes_per_token(const ModelConfig& config, const Strategy& strategy,

@@ -1,5 +1,6 @@
 #include "csrc/model/gpt2.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
@@ -11,6 +12,7 @@
 
 #include "csrc/model/linear.h"
 #include "csrc/ops/ops.h"
+#include "csrc/ops/trust_lengths.h"
 
 namespace kvfuse {
 namespace {
@@ -23,18 +25,32 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
 
 }  // namespace
 
-at::Tensor Gpt2::forward(const at::Tensor& tokens, KvCache* cache, LogitsOf which) const {
+at::Tensor Gpt2::forward(const at::Tensor& tokens, KvCache* cache, LogitsOf which,
+                         const OnPhase& on_phase) const {
   check(tokens, cache);
+  const auto begins = [&](Phase phase) {
+    if (on_phase) on_phase(phase);
+  };
+  begins(Phase::kEmbedding);
   at::Tensor x = embed(tokens, cache == nullptr ? 0 : cache->length());
+  // The lengths are the model's own and were checked above.
+  const ops::TrustLengths vouched;
+  Pass pass{.cache = cache, .visible = {}, .k = {}, .v = {}};
+  if (cache != nullptr && weights_.sharing_group > 1) pass.visible = cache->cache_seqlens() + tokens.size(1);
   std::int64_t index = 0;
   for (const LayerWeights& layer : weights_.layers) {
-    x.add_(attention(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias), layer, index++, cache));
+    begins(Phase::kAttention);
+    x.add_(attention(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias), layer, index++, pass));
+    begins(Phase::kMlp);
     x.add_(mlp(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias), layer));
   }
   if (cache != nullptr) cache->advance(tokens.size(1));
+  begins(Phase::kHead);
   if (which == LogitsOf::kLastToken) x = x.narrow(1, x.size(1) - 1, 1);
-  return kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias), weights_.token_embedding,
-                        {});
+  at::Tensor logits =
+      kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias), weights_.token_embedding, {});
+  begins(Phase::kOther);
+  return logits;
 }
 
 void Gpt2::check(const at::Tensor& tokens, const KvCache* cache) const {
@@ -52,6 +68,9 @@ void Gpt2::check(const at::Tensor& tokens, const KvCache* cache) const {
   expect(end <= cache->capacity(),
          "at most the cache's capacity of " + std::to_string(cache->capacity()) + " tokens",
          std::to_string(end));
+  expect(cache->sharing_group() == weights_.sharing_group,
+         "a cache for groups of " + std::to_string(weights_.sharing_group) + " layers",
+         std::to_string(cache->sharing_group()));
   expect(tokens.size(0) == cache->batch(), "the cache's batch " + std::to_string(cache->batch()),
          std::to_string(tokens.size(0)));
 }
@@ -62,27 +81,39 @@ at::Tensor Gpt2::embed(const at::Tensor& tokens, std::int64_t first_position) co
 }
 
 at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::int64_t index,
-                           KvCache* cache) const {
+                           Pass& pass) const {
   const std::int64_t batch = x.size(0);
   const std::int64_t length = x.size(1);
-  // Views into the fused projection: [batch, n_head, T, head_dim] each.
-  const at::Tensor qkv = linear(x, layer.qkv_weight, layer.qkv_bias)
-                             .view({batch, length, 3, config().n_head, config().head_dim()})
-                             .permute({2, 0, 3, 1, 4});
-  const at::Tensor q = qkv.select(0, 0);
-  const at::Tensor k = qkv.select(0, 1);
-  const at::Tensor v = qkv.select(0, 2);
-  at::Tensor out;
-  if (cache == nullptr) {
-    // PyTorch's own attention: the baseline, and an independent judge of the cached versions.
-    out = at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true);
-  } else {
-    const KvCacheLayer& kv = cache->layer(index);
-    const auto attend = length == 1 ? ops::append_decode_attention : ops::prefill_attention;
-    out = attend(q, k, v, kv.k, kv.v, cache->cache_seqlens(), kv.k_scale, kv.v_scale, std::nullopt);
+  const bool owns = index % weights_.sharing_group == 0;
+  // Views into the fused projection: [batch, n_head, T, head_dim] each; queries alone if the layer borrows.
+  const at::Tensor projected = linear(x, layer.qkv_weight, layer.qkv_bias)
+                                   .view({batch, length, owns ? 3 : 1, config().n_head, config().head_dim()})
+                                   .permute({2, 0, 3, 1, 4});
+  const at::Tensor q = projected.select(0, 0);
+  if (owns) {
+    pass.k = projected.select(0, 1);
+    pass.v = projected.select(0, 2);
   }
+  // Without a cache PyTorch's own attention: the baseline, and an independent judge of the cached versions.
+  const at::Tensor out =
+      pass.cache == nullptr ? at::scaled_dot_product_attention(q, pass.k, pass.v, {}, 0.0, /*is_causal=*/true)
+                            : cached_attention(q, owns, index, pass);
   return linear(out.transpose(1, 2).reshape({batch, length, config().n_embd}), layer.attn_proj_weight,
                 layer.attn_proj_bias);
+}
+
+at::Tensor Gpt2::cached_attention(const at::Tensor& q, bool owns, std::int64_t index,
+                                  const Pass& pass) const {
+  const KvCacheLayer& kv = pass.cache->layer(index);
+  const at::Tensor& seqlens = pass.cache->cache_seqlens();
+  const at::Tensor& workspace = pass.cache->workspace();
+  if (!owns)
+    return ops::decode_attention(q, kv.k, kv.v, pass.visible, kv.k_scale, kv.v_scale, std::nullopt,
+                                 workspace);
+  if (q.size(2) == 1)
+    return ops::append_decode_attention(q, pass.k, pass.v, kv.k, kv.v, seqlens, kv.k_scale, kv.v_scale,
+                                        std::nullopt, workspace);
+  return ops::prefill_attention(q, pass.k, pass.v, kv.k, kv.v, seqlens, kv.k_scale, kv.v_scale);
 }
 
 at::Tensor Gpt2::mlp(const at::Tensor& x, const LayerWeights& layer) const {

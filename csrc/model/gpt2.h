@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 
 #include "csrc/model/kv_cache.h"
 #include "csrc/model/weights.h"
@@ -13,6 +14,12 @@ namespace kvfuse {
 
 enum class LogitsOf { kLastToken, kEveryToken };
 
+// The parts of generating a token, norms and residuals counted to what they serve. kOther: outside the model.
+enum class Phase { kEmbedding, kAttention, kMlp, kHead, kOther };
+inline constexpr int kPhases = 5;
+// Told when a part begins, and with it that the one before has been enqueued.
+using OnPhase = std::function<void(Phase)>;
+
 class Gpt2 {
  public:
   explicit Gpt2(Gpt2Weights weights) : weights_(std::move(weights)) {}
@@ -20,18 +27,26 @@ class Gpt2 {
   // One forward pass over `tokens` (int64 [batch, T]); returns logits [batch, 1 or T, vocab_size] in the
   // weights' dtype. Without a cache the tokens are whole sequences. With one they follow those it holds:
   // their keys and values are appended, and they attend to all of it. Throws std::invalid_argument if the
-  // tokens would leave block_size, the cache's capacity or its batch.
-  at::Tensor forward(const at::Tensor& tokens, KvCache* cache, LogitsOf which) const;
+  // tokens would leave block_size, the cache's capacity or its batch, or if the cache is for other layers.
+  at::Tensor forward(const at::Tensor& tokens, KvCache* cache, LogitsOf which,
+                     const OnPhase& on_phase = {}) const;
 
   const ModelConfig& config() const { return weights_.config; }
   const Gpt2Weights& weights() const { return weights_; }
   at::ScalarType dtype() const { return weights_.token_embedding.scalar_type(); }
 
  private:
+  // What the layers of one pass hand on: the cache, or the owner's keys and values for those that borrow.
+  struct Pass {
+    KvCache* cache;
+    at::Tensor visible;  // int32 [batch]: tokens in the cache once the owners have appended
+    at::Tensor k, v;     // [batch, n_head, T, head_dim] of the last owner; used without a cache
+  };
+
   void check(const at::Tensor& tokens, const KvCache* cache) const;
   at::Tensor embed(const at::Tensor& tokens, std::int64_t first_position) const;
-  at::Tensor attention(const at::Tensor& x, const LayerWeights& layer, std::int64_t index,
-                       KvCache* cache) const;
+  at::Tensor attention(const at::Tensor& x, const LayerWeights& layer, std::int64_t index, Pass& pass) const;
+  at::Tensor cached_attention(const at::Tensor& q, bool owns, std::int64_t index, const Pass& pass) const;
   at::Tensor mlp(const at::Tensor& x, const LayerWeights& layer) const;
 
   Gpt2Weights weights_;

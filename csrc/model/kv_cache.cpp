@@ -1,9 +1,12 @@
 #include "csrc/model/kv_cache.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <stdexcept>
 #include <string>
+
+#include "csrc/ops/ops.h"
 
 namespace kvfuse {
 namespace {
@@ -15,8 +18,8 @@ void check(bool holds, const std::string& rule, std::int64_t got) {
 }  // namespace
 
 KvCache::KvCache(const ModelConfig& config, const Strategy& strategy, std::int64_t batch,
-                 std::int64_t capacity, at::ScalarType dtype)
-    : capacity_(capacity) {
+                 std::int64_t capacity, const at::TensorOptions& model)
+    : capacity_(capacity), sharing_group_(strategy.sharing_group) {
   if (!strategy.use_cache)
     throw std::invalid_argument("KvCache: version " + std::string(strategy.name) + " keeps no cache");
   check(batch >= 1, "batch >= 1", batch);
@@ -25,19 +28,21 @@ KvCache::KvCache(const ModelConfig& config, const Strategy& strategy, std::int64
   const bool quantised = strategy.kv_cache_dtype == KvCacheDtype::kInt8;
   const std::vector<std::int64_t> codes = {batch, config.n_head, capacity, config.head_dim()};
   const std::vector<std::int64_t> scales = {batch, config.n_head, capacity};
-  const auto of = [](at::ScalarType type) { return at::TensorOptions().dtype(type); };
+  const at::TensorOptions stored = quantised ? model.dtype(at::kChar) : model;
   // Zeros rather than empty: the pages exist before the first token is timed.
-  for (std::int64_t i = 0; i < config.n_layer; ++i) {
+  for (std::int64_t i = 0; i < owning_layers(config.n_layer, sharing_group_); ++i) {
     KvCacheLayer layer;
-    layer.k = at::zeros(codes, of(quantised ? at::kChar : dtype));
-    layer.v = at::zeros(codes, of(quantised ? at::kChar : dtype));
+    layer.k = at::zeros(codes, stored);
+    layer.v = at::zeros(codes, stored);
     if (quantised) {
-      layer.k_scale = at::zeros(scales, of(at::kFloat));
-      layer.v_scale = at::zeros(scales, of(at::kFloat));
+      layer.k_scale = at::zeros(scales, model.dtype(at::kFloat));
+      layer.v_scale = at::zeros(scales, model.dtype(at::kFloat));
     }
     layers_.push_back(std::move(layer));
   }
-  cache_seqlens_ = at::zeros({batch}, of(at::kInt));
+  cache_seqlens_ = at::zeros({batch}, model.dtype(at::kInt));
+  const at::Tensor query = at::empty({batch, config.n_head, 1, config.head_dim()}, model);
+  workspace_ = ops::decode_workspace(query, layers_.front().k);
 }
 
 void KvCache::advance(std::int64_t tokens) {

@@ -1,8 +1,9 @@
-// The keys and values of the tokens seen so far, one tensor of each a layer, written in place by the
+// The keys and values of the tokens seen so far, one tensor of each per owning layer, written in place by the
 // operators.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/TensorOptions.h>
 
 #include <cstdint>
 #include <optional>
@@ -12,7 +13,7 @@
 
 namespace kvfuse {
 
-// What one layer keeps.
+// What one owning layer keeps.
 struct KvCacheLayer {
   at::Tensor k, v;                             // [batch, n_head, capacity, head_dim]
   std::optional<at::Tensor> k_scale, v_scale;  // float32 [batch, n_head, capacity]; only with int8 codes
@@ -20,13 +21,19 @@ struct KvCacheLayer {
 
 class KvCache {
  public:
-  // Holds `capacity` tokens of `batch` sequences; `dtype` is the model's. Throws std::invalid_argument if
-  // batch or capacity is below 1, if capacity exceeds block_size, or if the strategy keeps no cache.
+  // Holds `capacity` tokens of `batch` sequences; `model` gives the model's dtype and device. Throws
+  // std::invalid_argument if batch or capacity is below 1, if capacity exceeds block_size, or if the strategy
+  // keeps no cache.
   KvCache(const ModelConfig& config, const Strategy& strategy, std::int64_t batch, std::int64_t capacity,
-          at::ScalarType dtype);
+          const at::TensorOptions& model);
 
-  const KvCacheLayer& layer(std::int64_t index) const { return layers_[static_cast<std::size_t>(index)]; }
+  // That which layer `index` of the model attends to: its own, or its owner's.
+  const KvCacheLayer& layer(std::int64_t index) const {
+    return layers_[static_cast<std::size_t>(index / sharing_group_)];
+  }
+  std::int64_t sharing_group() const { return sharing_group_; }
   const at::Tensor& cache_seqlens() const { return cache_seqlens_; }  // int32 [batch]
+  const at::Tensor& workspace() const { return workspace_; }          // for ops::decode_attention
   std::int64_t batch() const { return cache_seqlens_.numel(); }
   std::int64_t capacity() const { return capacity_; }
   std::int64_t length() const { return length_; }  // tokens held; the same in every sequence
@@ -44,7 +51,9 @@ class KvCache {
 
   std::vector<KvCacheLayer> layers_;
   at::Tensor cache_seqlens_;
+  at::Tensor workspace_;
   std::int64_t capacity_;
+  std::int64_t sharing_group_;
   std::int64_t length_ = 0;
 };
 

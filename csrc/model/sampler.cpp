@@ -33,7 +33,7 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
 }
 
 at::Tensor Sampler::sample(const at::Tensor& logits) {
-  const at::Tensor rows = logits.to(at::kFloat).contiguous();
+  const at::Tensor rows = logits.to(at::kCPU, at::kFloat).contiguous();
   const std::int64_t vocab_size = rows.size(1);
   at::Tensor tokens = at::empty({rows.size(0)}, at::TensorOptions().dtype(at::kLong));
   for (std::int64_t b = 0; b < rows.size(0); ++b) {

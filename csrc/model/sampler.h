@@ -21,8 +21,9 @@ class Sampler {
   // Throws std::invalid_argument naming the option, the rule and the value.
   explicit Sampler(const SamplerOptions& options);
 
-  // logits [batch, vocab_size], floating point; returns int64 [batch]. Throws std::invalid_argument if a row
-  // holds a NaN or no finite logit. The same seed and the same logits give the same tokens on every machine.
+  // logits [batch, vocab_size], floating point, on any device; returns int64 [batch] on the CPU. Throws
+  // std::invalid_argument if a row holds a NaN or no finite logit. The same seed and the same logits give the
+  // same tokens on every machine.
   at::Tensor sample(const at::Tensor& logits);
 
  private:

@@ -94,6 +94,19 @@ std::int64_t Gpt2Weights::byte_size() const {
   return static_cast<std::int64_t>(bytes);
 }
 
+Gpt2Weights Gpt2Weights::to(at::Device device) const {
+  Gpt2Weights moved = *this;
+  const auto move = [&](at::Tensor& tensor) {
+    if (tensor.defined()) tensor = tensor.to(device);
+  };
+  for (at::Tensor* tensor :
+       {&moved.token_embedding, &moved.position_embedding, &moved.ln_f_weight, &moved.ln_f_bias})
+    move(*tensor);
+  for (LayerWeights& layer : moved.layers)
+    for (const LayerField& row : kLayerFields) move(layer.*row.field);
+  return moved;
+}
+
 Gpt2Weights load_weights(const std::filesystem::path& file_or_folder, const ModelConfig& expected,
                          at::ScalarType dtype, const LoadOptions& options) {
   check_dtype(dtype);

@@ -13,11 +13,12 @@
 
 namespace kvfuse {
 
-// Contiguous CPU tensors of one dtype. The weight of a linear is [out, in]; a bias that the model lacks is
-// undefined.
+// Contiguous tensors of one dtype, on one device. The weight of a linear is [out, in]; a bias that the model
+// lacks is undefined.
 struct LayerWeights {
-  at::Tensor ln_1_weight, ln_1_bias;            // [n_embd]
-  at::Tensor qkv_weight, qkv_bias;              // [3 * n_embd, n_embd]: queries, keys, values
+  at::Tensor ln_1_weight, ln_1_bias;  // [n_embd]
+  at::Tensor qkv_weight, qkv_bias;    // [3 * n_embd, n_embd]: queries, keys, values; queries alone in a layer
+                                      // that borrows another's keys and values
   at::Tensor attn_proj_weight, attn_proj_bias;  // [n_embd, n_embd]
   at::Tensor ln_2_weight, ln_2_bias;            // [n_embd]
   at::Tensor fc_weight, fc_bias;                // [4 * n_embd, n_embd]
@@ -29,11 +30,14 @@ struct Gpt2Weights {
   at::Tensor token_embedding;     // [vocab_size, n_embd], the output head as well
   at::Tensor position_embedding;  // [block_size, n_embd]
   std::vector<LayerWeights> layers;
+  int sharing_group = 1;              // layers that attend to the keys and values of the first of them
   at::Tensor ln_f_weight, ln_f_bias;  // [n_embd]
   bool gelu_tanh = true;              // the tanh form of GELU, not the exact one
   std::vector<std::string> warnings;  // what is odd about the file, a line each
 
   std::int64_t byte_size() const;
+  // The same weights on another device; itself if they are there already.
+  Gpt2Weights to(at::Device device) const;
 };
 
 struct LoadOptions {

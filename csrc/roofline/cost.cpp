@@ -7,13 +7,14 @@ namespace kvfuse::roofline {
 Cost forward_cost(const TransformerShape& shape, std::int64_t batch, std::int64_t past, std::int64_t tokens) {
   const double n_embd = static_cast<double>(shape.n_embd);
   const double layers = static_cast<double>(shape.n_layer);
+  const double borrowing = static_cast<double>(shape.borrowing_layers);
   const double sequences = static_cast<double>(batch);
   const double count = static_cast<double>(tokens);
   // New token i sees past + i + 1 tokens.
   const double visible_pairs = count * static_cast<double>(past) + count * (count + 1) / 2;
   const double multiply_adds =
-      sequences * (count * layers * 12 * n_embd * n_embd + visible_pairs * layers * 2 * n_embd +
-                   n_embd * static_cast<double>(shape.vocab_size));
+      sequences * (count * (layers * 12 - borrowing * 2) * n_embd * n_embd +
+                   visible_pairs * layers * 2 * n_embd + n_embd * static_cast<double>(shape.vocab_size));
   const double weights = static_cast<double>(shape.parameters) * static_cast<double>(shape.weight_bytes);
   const double cache =
       sequences * static_cast<double>(past + tokens) * static_cast<double>(shape.kv_bytes_per_token);

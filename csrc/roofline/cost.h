@@ -7,6 +7,7 @@ namespace kvfuse::roofline {
 
 struct TransformerShape {
   std::int64_t n_layer = 0;
+  std::int64_t borrowing_layers = 0;  // of them, those that compute no K and V
   std::int64_t n_embd = 0;
   std::int64_t vocab_size = 0;
   std::int64_t parameters = 0;          // without the position table
@@ -20,7 +21,8 @@ struct Cost {
 };
 
 // One pass over `tokens` new tokens a sequence after `past` earlier ones, with logits for the last token
-// only. FLOPs: 2 a multiply-add; linear layers 12 n_embd^2 a layer and token, causal attention 2 n_embd
+// only. FLOPs: 2 a multiply-add; linear layers 12 n_embd^2 a layer and token (10 where K and V are
+// borrowed), causal attention 2 n_embd
 // multiply-adds a layer and visible pair, head n_embd * vocab_size.
 Cost forward_cost(const TransformerShape& shape, std::int64_t batch, std::int64_t past, std::int64_t tokens);
 

@@ -14,6 +14,24 @@ constexpr std::array kVersions = {
              .description = "KV cache + INT8 cache",
              .use_cache = true,
              .kv_cache_dtype = KvCacheDtype::kInt8},
+    Strategy{
+        .name = "v3", .description = "KV cache + cross-layer sharing", .use_cache = true, .sharing_group = 2},
+    Strategy{.name = "v4",
+             .description = "KV cache + INT8 + cross-layer",
+             .use_cache = true,
+             .kv_cache_dtype = KvCacheDtype::kInt8,
+             .sharing_group = 2},
+    Strategy{.name = "v3a",
+             .description = "[EXP] KV cache + cross-layer sharing + Q alignment",
+             .use_cache = true,
+             .sharing_group = 2,
+             .q_alignment = true},
+    Strategy{.name = "v4a",
+             .description = "[EXP] KV cache + INT8 + cross-layer + Q alignment",
+             .use_cache = true,
+             .kv_cache_dtype = KvCacheDtype::kInt8,
+             .sharing_group = 2,
+             .q_alignment = true},
 };
 
 }  // namespace

@@ -150,7 +150,7 @@ TEST_F(Cli, ProblemsOfFileAndCommandLineComeTogether) {
       problems_of({"--config", "c.yaml", "--version", "v9", "--max-tokens", "1e3"}),
       (Words{
           "c.yaml:1:1: sede: expected a known key, got an unknown one (hint: did you mean \"seed\"?)",
-          "--version: expected one of v0, v1, v2, got \"v9\"",
+          "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, got \"v9\"",
           "--max-tokens: expected integer in [2, 1000000000], got \"1e3\" (hint: write all digits, without "
           "fraction or exponent)"}));
 }
@@ -163,12 +163,14 @@ TEST_F(Cli, WrongCallsAreRefusedInOneLine) {
        "--clear_log: expected a known option, got an unknown one (hint: did you mean \"--clear-log\"?)"},
       {{"-x"}, "-x: expected a known option, got an unknown one (hint: see --help)"},
       {{"latncy"},
-       "\"latncy\": expected a benchmark (all, latency, latency_vs_T, vram, vram_vs_T, perplexity) (hint: "
+       "\"latncy\": expected a benchmark (all, latency, latency_vs_T, vram, vram_vs_T, phase, "
+       "per_phase_breakdown, capacity, max_batch_capacity, perplexity) (hint: "
        "did you mean "
        "\"latency\"?)"},
       {{"--config"}, "--config: expected a value, got none (hint: see --help)"},
       {{"--version"}, "--version: expected a value, got none (hint: see --help)"},
-      {{"latency", "--version", "--quiet"}, "--version: expected one of v0, v1, v2, got \"--quiet\""},
+      {{"latency", "--version", "--quiet"},
+       "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, got \"--quiet\""},
       {{"--version", "v1", "latency"},
        "--version: expected versions, got the benchmark \"latency\" (hint: name benchmarks before the "
        "options)"},

@@ -20,6 +20,12 @@ TEST(Cost, OneDecodeStep) {
   EXPECT_EQ(cost.bytes, 1000 * 4 + 5 * 64);
 }
 
+TEST(Cost, BorrowedKeysAndValuesAreNotComputed) {
+  TransformerShape shared = kTiny;
+  shared.borrowing_layers = 1;
+  EXPECT_EQ(forward_cost(kTiny, 2, 4, 3).flops - forward_cost(shared, 2, 4, 3).flops, 2 * 2 * 3 * 2 * 64);
+}
+
 TEST(Cost, PrefillOfABatch) {
   const Cost cost = forward_cost(kTiny, 3, 0, 4);
   // 1 + 2 + 3 + 4 = 10 visible pairs a sequence

@@ -17,6 +17,7 @@
 #include "benchmark/limits.h"
 #include "benchmark/memory.h"
 #include "csrc/model/generate.h"
+#include "csrc/model/layer_sharing.h"
 #include "csrc/versions/registry.h"
 
 namespace kvfuse {
@@ -79,7 +80,8 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
 }
 
 TEST(Versions, UnknownNameListsTheKnown) {
-  EXPECT_EQ(error_of([] { find_version("v9"); }), "unknown version \"v9\" (known: v0, v1, v2)");
+  EXPECT_EQ(error_of([] { find_version("v9"); }),
+            "unknown version \"v9\" (known: v0, v1, v2, v3, v4, v3a, v4a)");
   EXPECT_FALSE(uncached_baseline().use_cache);
   EXPECT_TRUE(cached_baseline().use_cache);
   EXPECT_EQ(cached_baseline().kv_cache_dtype, KvCacheDtype::kModel);
@@ -192,25 +194,28 @@ TEST(Gpt2, RefusesTokensThatDoNotFit) {
 TEST(Gpt2, HalfPrecisionRunsEveryVersion) {
   const c10::InferenceMode inference;
   const at::Tensor tokens = random_tokens(1, 12);
-  const at::Tensor want = small_model().forward(tokens, nullptr, LogitsOf::kLastToken);
-  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {
-    const Gpt2 model(random_weights(kSmall, dtype, 7, 0.2));
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
     for (const Strategy& version : versions()) {
+      const auto model_in = [&](at::ScalarType type) {
+        return Gpt2(with_shared_layers(random_weights(kSmall, type, 7, 0.2), version));
+      };
+      const at::Tensor want = model_in(at::kFloat).forward(tokens, nullptr, LogitsOf::kLastToken);
       std::optional<KvCache> cache;
       if (version.use_cache) cache.emplace(kSmall, version, 1, 12, dtype);
-      const at::Tensor got = model.forward(tokens, cache ? &*cache : nullptr, LogitsOf::kLastToken);
+      const at::Tensor got = model_in(dtype).forward(tokens, cache ? &*cache : nullptr, LogitsOf::kLastToken);
       EXPECT_EQ(got.scalar_type(), dtype);
       EXPECT_LT((got.to(at::kFloat) - want).abs().mean().item<float>(), 0.1F * want.std().item<float>());
     }
-  }
 }
 
 TEST(Gpt2, GenerationStopsWhenAsked) {
   const Gpt2 model = small_model();
   Sampler greedy({});
   int count = 0;
-  EXPECT_EQ(generate(model, nullptr, random_tokens(1, 4), 50, greedy, [&] { return ++count < 3; }).size(1),
-            7);
+  EXPECT_EQ(
+      generate(model, nullptr, random_tokens(1, 4), 50, greedy, {.on_token = [&] { return ++count < 3; }})
+          .size(1),
+      7);
 }
 
 at::Tensor logits_of(std::vector<float> values) {
@@ -291,7 +296,7 @@ TEST(Memory, CountsExactlyAndKeepsTheBudget) {
 }
 
 TEST(Limits, ArePositiveAndTheBetterOneWins) {
-  const roofline::MachineLimits limits = bench::measure_limits(at::kFloat);
+  const roofline::MachineLimits limits = bench::measure_limits(at::kFloat, at::kCPU);
   EXPECT_GT(limits.read_bytes_per_s, 1e8);
   EXPECT_GT(limits.matmul_flops_per_s, 1e8);
   const roofline::MachineLimits better = bench::better_of({1.0, 4.0}, {2.0, 3.0});

@@ -88,7 +88,7 @@ def problem(result: subprocess.CompletedProcess, code: int) -> str:
 
 
 def is_report(line: str) -> bool:
-    return re.match(r"recorded |done in |warning: |perplexity is left out|\s*\d+%  ", line) is not None
+    return re.match(r"recorded |done in |warning: |\w+ is left out: |\s*\d+%  ", line) is not None
 
 
 def wait_for(process: subprocess.Popen, text: str) -> list[str]:

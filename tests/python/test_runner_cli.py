@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from runner import ERROR, TINY_MODEL, problem, problems, statuses
 
 BENCHMARKS = ("latency", "vram")
+SMOKE_LENGTHS = {"latency_vs_T": (16, 32, 64), "vram_vs_T": (16, 32, 64), "per_phase_breakdown": (64,)}
 
 
 def parse_table(text: str) -> list[dict]:
@@ -110,13 +111,14 @@ def test_smoke_config(bench):
     shutil.copytree(REPOSITORY / "configs", bench.folder / "configs")
     result = bench.run("--config", "configs/smoke.yaml")
     assert result.returncode == 0, result.stderr
-    assert "perplexity is left out: no dataset is given" in result.stderr
+    for name in ("max_batch_capacity", "perplexity"):
+        assert f"{name} is left out: expected " in result.stderr
     bench.log = bench.folder / "results" / "smoke.jsonl"
     assert sorted(statuses(bench.records())) == sorted(
         (name, version, T, "ok")
-        for name in ("latency_vs_T", "vram_vs_T")
+        for name, lengths in SMOKE_LENGTHS.items()
         for version in ("v0", "v1", "v2")
-        for T in (16, 32, 64)
+        for T in lengths
     )
 
 
@@ -126,10 +128,10 @@ def test_dry_run_writes_nothing(bench):
     result = bench.run("--config", config, "--dry-run", "-o", "json")
     assert (result.returncode, result.stderr.count(ERROR)) == (0, 0)
     plan = json.loads(result.stdout)
-    assert len(plan) == 2 * 2 * 3
-    assert {(row["benchmark"], row["T"]) for row in plan} == {
-        (name, T) for name in ("latency_vs_T", "vram_vs_T") for T in (4, 100)
-    }
+    points = {(name, T) for name in ("latency_vs_T", "vram_vs_T") for T in (4, 100)}
+    points |= {("per_phase_breakdown", 64)}
+    assert len(plan) == len(points) * 3  # versions
+    assert {(row["benchmark"], row["T"]) for row in plan} == points
     assert sorted(bench.folder.iterdir()) == before
 
 

@@ -1,0 +1,14 @@
+// Cross-layer sharing: the layers of a group attend to the keys and values of its first, the owner. The
+// others borrow: they compute queries alone.
+#pragma once
+
+#include "csrc/model/weights.h"
+
+namespace kvfuse {
+
+// `weights` as `strategy` runs them: a borrowing layer keeps only the query rows of its fused QKV projection,
+// or, with q_alignment, takes its owner's. Views of the same memory: nothing is copied.
+// Throws std::invalid_argument if the weights share layers already, or groups are smaller than 1.
+Gpt2Weights with_shared_layers(Gpt2Weights weights, const Strategy& strategy);
+
+}  // namespace kvfuse
