@@ -182,7 +182,8 @@ Session::Captured* Session::captured(const Strategy& strategy) {
   if (!entry) {
     const std::int64_t longest = *std::max_element(config_.T_values.begin(), config_.T_values.end());
     KvCache cache = *make_cache(strategy, config_.batch_size, config_.prompt_length + longest - 1);
-    DecodeGraph graph(model(strategy), cache, sampler_options(), config_.overlap_kernels);
+    DecodeGraph graph(model(strategy), cache, sampler_options(), config_.overlap_kernels,
+                      ops::cuda_services());
     entry = std::make_unique<Captured>(Captured{std::move(cache), std::move(graph)});
   }
   return entry.get();

@@ -48,7 +48,7 @@ CacheView cache_view(const KvCacheLayer& layer) {
 }  // namespace
 
 DecodeGraph::DecodeGraph(const Gpt2& model, KvCache& cache, const SamplerOptions& sampler,
-                         bool overlap_kernels) {
+                         bool overlap_kernels, const ops::CudaServices& services) {
   const Gpt2Weights& weights = model.weights();
   const ModelConfig& config = weights.config;
   if (cache.sharing_group() != weights.sharing_group)
@@ -87,7 +87,7 @@ DecodeGraph::DecodeGraph(const Gpt2& model, KvCache& cache, const SamplerOptions
                                 .top_k = sampler.top_k,
                                 .top_p = sampler.top_p,
                                 .seed = sampler.seed};
-  graph_ = ops::cuda_services().capture_step(params, on_device.device().index());
+  graph_ = services.capture_step(params, on_device.device().index());
 }
 
 void DecodeGraph::start(const at::Tensor& tokens) {

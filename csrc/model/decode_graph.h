@@ -18,9 +18,9 @@ class DecodeGraph {
  public:
   // For `model` with `cache`, both on one CUDA device, and at most as many tokens as the cache holds. `model`
   // and the tensors of `cache` must outlive the graph; the cache is emptied. `overlap_kernels`: a kernel
-  // fetches its weights before the one before it has ended. Throws std::runtime_error without the CUDA
-  // library.
-  DecodeGraph(const Gpt2& model, KvCache& cache, const SamplerOptions& sampler, bool overlap_kernels);
+  // fetches its weights before the one before it has ended.
+  DecodeGraph(const Gpt2& model, KvCache& cache, const SamplerOptions& sampler, bool overlap_kernels,
+              const ops::CudaServices& services);
 
   // Starts behind the tokens that the cache holds: `tokens` (int64 [batch]) are the newest, not yet in it.
   void start(const at::Tensor& tokens);
