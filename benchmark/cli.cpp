@@ -23,9 +23,9 @@ struct BenchmarkName {
   const char* log;
 };
 constexpr std::array kBenchmarks = {
-    BenchmarkName{"latency", "latency_vs_T"}, BenchmarkName{"vram", "vram_vs_T"},
+    BenchmarkName{"latency", "latency_vs_T"},      BenchmarkName{"vram", "vram_vs_T"},
     BenchmarkName{"phase", "per_phase_breakdown"}, BenchmarkName{"capacity", "max_batch_capacity"},
-    BenchmarkName{"perplexity", "perplexity"}};
+    BenchmarkName{"perplexity", "perplexity"},     BenchmarkName{"roofline", "roofline"}};
 
 constexpr const char* kFooter =
     R"(Precedence: command line, then the file of --config (default: configs/default.yaml if present), then built-in defaults.
@@ -35,6 +35,7 @@ Examples:
   bench_runner latency --version v0 v1 v2 --clear-log
   bench_runner vram --preset gpt2-medium --version v1 v2 -o md
   bench_runner perplexity --dataset data/wikitext2.bin --weights model.safetensors --autoregressive
+  bench_runner roofline --stages v1_prefill v1_decode v2_decode --profile-P 512
   bench_runner --resume
   bench_runner compare OLD.jsonl NEW.jsonl     (see bench_runner compare --help)
 
@@ -45,10 +46,11 @@ Exit codes:
 
 // What CLI11 fills; checked afterwards, so that all problems are found.
 struct Raw {
-  std::vector<std::string> benchmarks, more_benchmarks, version;
+  std::vector<std::string> benchmarks, more_benchmarks;
   std::string config, output = "table";
-  std::map<std::string, std::string> texts;  // flag -> value
-  std::map<std::string, bool> switches;      // flag -> given
+  std::map<std::string, std::string> texts;               // flag -> value
+  std::map<std::string, std::vector<std::string>> lists;  // flag -> values
+  std::map<std::string, bool> switches;                   // flag -> given
 };
 
 // A flag that sets a configuration key.
@@ -57,13 +59,18 @@ struct KeyFlag {
   const char* key;
   const char* type;  // nullptr: a switch
   const char* help;
+  bool list = false;
 };
 constexpr std::array kKeyFlags = {
     KeyFlag{"--preset", "pretrained", "MODEL", "gpt2, gpt2-medium, gpt2-large or gpt2-xl"},
-    KeyFlag{"--version", "versions", "V", "versions to compare (see --list-versions)"},
+    KeyFlag{"--version", "versions", "V", "versions to compare (see --list-versions)", true},
     KeyFlag{"--device", "device", "auto|cpu|cuda", "where to run"},
     KeyFlag{"--weights", "weights", "PATH", "safetensors file or folder (default: random weights)"},
     KeyFlag{"--dataset", "dataset", "FILE", "token file for perplexity (uint16, as nanoGPT writes it)"},
+    KeyFlag{"--stages", "profile_stages", "S", "roofline: such as v1_prefill v1_decode; v1 is v1_decode",
+            true},
+    KeyFlag{"--profile-P", "profile_P", "N", "roofline: tokens of the prompt"},
+    KeyFlag{"--overflow", "overflow", "error|slide|sink", "what happens beyond block_size"},
     KeyFlag{"--max-tokens", "max_tokens", "N", "perplexity: evaluate at most N tokens"},
     KeyFlag{"--log-file", "log_file", "FILE", "results, one JSON object a line, appended"},
     KeyFlag{"--autoregressive", "autoregressive", nullptr, "perplexity: token by token through the cache"},
@@ -88,18 +95,19 @@ void declare(CLI::App& app, Raw& raw) {
   app.footer(kFooter);
   app.allow_extras();
   app.add_option("benchmarks", raw.benchmarks,
-                 "latency, vram, phase, capacity, perplexity or all (the default)")
+                 "latency, vram, phase, capacity, perplexity, roofline or all (the default)")
       ->type_name("BENCHMARK");
-  app.add_option(
-         "--benchmark", raw.more_benchmarks,
-         "the same by log name: latency_vs_T, vram_vs_T, per_phase_breakdown, max_batch_capacity, perplexity")
+  app.add_option("--benchmark", raw.more_benchmarks,
+                 "the same by log name: latency_vs_T, vram_vs_T, per_phase_breakdown, max_batch_capacity, "
+                 "perplexity, "
+                 "roofline")
       ->type_name("NAME");
   app.add_option("--config", raw.config, "YAML file")->type_name("FILE");
   for (const KeyFlag& flag : kKeyFlags) {
     if (flag.type == nullptr)
       app.add_flag(flag.flag, raw.switches[flag.flag], flag.help);
-    else if (std::string_view(flag.key) == "versions")
-      app.add_option(flag.flag, raw.version, flag.help)->type_name(flag.type);
+    else if (flag.list)
+      app.add_option(flag.flag, raw.lists[flag.flag], flag.help)->type_name(flag.type);
     else
       app.add_option(flag.flag, raw.texts[flag.flag], flag.help)->type_name(flag.type);
   }
@@ -146,9 +154,9 @@ void take_overrides(const CLI::App& app, const Raw& raw, CliOptions& options) {
     YamlNode node;
     if (flag.type == nullptr) {
       node = text_node(raw.switches.at(flag.flag) ? "true" : "false", false);
-    } else if (std::string_view(flag.key) == "versions") {
+    } else if (flag.list) {
       node.kind = YamlNode::Kind::kSequence;
-      for (const std::string& version : raw.version) node.items.push_back(text_node(version, true));
+      for (const std::string& word : raw.lists.at(flag.flag)) node.items.push_back(text_node(word, true));
     } else {
       // A number must look like one; everything else is text, as if quoted.
       const bool number = std::string_view(flag.type) == "N";
@@ -161,14 +169,27 @@ void take_overrides(const CLI::App& app, const Raw& raw, CliOptions& options) {
 void check_combinations(const CliOptions& options, const Raw& raw, std::vector<std::string>& problems) {
   if (options.clear_log && options.resume)
     problems.push_back("--resume: expected not beside --clear-log, got both (hint: drop one of them)");
-  for (const std::string& word : raw.version)
-    for (const BenchmarkName& name : kBenchmarks)
-      if (word == name.cli || word == name.log || word == "all") {
-        problems.push_back(fmt::format(
-            "--version: expected versions, got the benchmark {} (hint: name benchmarks before the options)",
-            in_quotes(word)));
-        break;
-      }
+  for (const auto& [flag, words] : raw.lists)
+    for (const std::string& word : words)
+      for (const BenchmarkName& name : kBenchmarks)
+        if (word == name.cli || word == name.log || word == "all") {
+          problems.push_back(
+              fmt::format("{}: expected {}, got the benchmark {} (hint: name benchmarks before the options)",
+                          flag, flag == "--stages" ? "stages" : "versions", in_quotes(word)));
+          break;
+        }
+}
+
+// Versions asked for on the command line are those of the roofline too, by their decode stages, unless stages
+// are asked for as well.
+void follow_versions(const CliOptions& options, ConfigDraft& draft) {
+  const auto given = [&](const char* flag) {
+    return std::find_if(options.overrides.begin(), options.overrides.end(),
+                        [&](const auto& override) { return override.first == flag; });
+  };
+  if (given("--stages") != options.overrides.end() || draft.failed.contains("versions")) return;
+  if (const auto versions = given("--version"); versions != options.overrides.end())
+    override_key(draft, "profile_stages", versions->first, versions->second);
 }
 
 }  // namespace
@@ -220,9 +241,12 @@ BenchConfig resolve_config(const CliOptions& options) {
                                   [&flag = flag](const KeyFlag& known) { return flag == known.flag; });
     override_key(draft, key->key, flag, node);
   }
-  // Perplexity generates nothing: default lengths that do not fit the model are no mistake then.
-  const bool only_perplexity = options.benchmarks == std::vector<std::string>{"perplexity"};
-  if (only_perplexity && !draft.config.origin.contains("T_values")) draft.failed.insert("T_values");
+  follow_versions(options, draft);
+  // These generate nothing: default lengths that do not fit the model are no mistake then.
+  const bool generates =
+      std::any_of(options.benchmarks.begin(), options.benchmarks.end(),
+                  [](const std::string& name) { return name != "perplexity" && name != "roofline"; });
+  if (!generates && !draft.config.origin.contains("T_values")) draft.failed.insert("T_values");
   return finish(std::move(draft));
 }
 

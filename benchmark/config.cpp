@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "benchmark/stages.h"
 #include "benchmark/text.h"
 #include "benchmark/yaml_value.h"
 #include "csrc/versions/registry.h"
@@ -42,6 +43,13 @@ void read_device(const YamlValue& value, ConfigDraft& draft) {
   std::string name;
   if (value.choice({"auto", "cpu", "cuda"}, name))
     draft.config.device = name == "auto" ? Device::kAuto : name == "cpu" ? Device::kCpu : Device::kCuda;
+}
+
+void read_overflow(const YamlValue& value, ConfigDraft& draft) {
+  std::vector<std::string> names;
+  for (const OverflowName& known : kOverflowNames) names.emplace_back(known.name);
+  std::string name;
+  if (value.choice(names, name)) draft.config.overflow = find_overflow(name);
 }
 
 // A list without repetitions; `read` reads one of its values.
@@ -163,11 +171,22 @@ const std::map<std::string, Reader>& readers() {
          read_list(v, d.config.versions,
                    [](V value, std::string& name) { return value.choice(version_names(), name); });
        }},
+      {"profile_stages",
+       [](V v, D d) {
+         read_list(v, d.config.profile_stages, [](V value, std::string& name) {
+           if (!value.choice(stage_words(), name)) return false;
+           name = find_stage(name).name();
+           return true;
+         });
+       }},
+      {"profile_P", [](V v, D d) { v.integer(1, kMostTokens, d.config.profile_P); }},
       {"weights", [](V v, D d) { read_optional(v, d.config.weights, a_path()); }},
       {"transforms", read_transforms},
       {"strict_weights", [](V v, D d) { v.boolean(d.config.strict_weights); }},
       {"vocabulary", [](V v, D d) { read_optional(v, d.config.vocabulary, a_path()); }},
       {"divergence", [](V v, D d) { v.boolean(d.config.divergence); }},
+      {"calibration", [](V v, D d) { read_optional(v, d.config.calibration, a_path()); }},
+      {"calibration_tokens", [](V v, D d) { v.integer(1, 1000000000, d.config.calibration_tokens); }},
       {"dataset", [](V v, D d) { read_optional(v, d.config.dataset, a_path()); }},
       {"memory_budget",
        [](V v, D d) {
@@ -176,6 +195,12 @@ const std::map<std::string, Reader>& readers() {
        }},
       {"num_threads", [](V v, D d) { read_optional(v, d.config.num_threads, integer_in(1, 1024)); }},
       {"max_tokens", [](V v, D d) { read_optional(v, d.config.max_tokens, integer_in(2, 1000000000)); }},
+      {"document_separator",
+       [](V v, D d) { read_optional(v, d.config.document_separator, integer_in(0, 65535)); }},
+      {"overflow", read_overflow},
+      {"overflow_keep",
+       [](V v, D d) { read_optional(v, d.config.overflow_keep, integer_in(1, kMostTokens)); }},
+      {"sink_tokens", [](V v, D d) { v.integer(1, kMostTokens, d.config.sink_tokens); }},
       {"autoregressive", [](V v, D d) { v.boolean(d.config.autoregressive); }},
       {"temperature", [](V v, D d) { v.number(0.0, 100.0, d.config.temperature); }},
       {"top_k", [](V v, D d) { v.integer(0, 1 << 24, d.config.top_k); }},
@@ -205,10 +230,71 @@ std::string sum_problem(const BenchConfig& config, const std::string& key, std::
   const auto at = config.origin.find(key);
   return fmt::format(
       "{}: expected prompt_length + T <= block_size ({} of {}), got {} + {} = {} (hint: lower prompt_length "
-      "or T: "
-      "nothing is trimmed)",
+      "or T{})",
       message_prefix(at == config.origin.end() ? "" : at->second, key), config.model.block_size,
-      config.model_name, config.prompt_length, tokens, config.prompt_length + tokens);
+      config.model_name, config.prompt_length, tokens, config.prompt_length + tokens,
+      key == "T_values" ? ", or see the key overflow" : "");
+}
+
+// The keys of `overflow`, which a model may be too small for.
+void check_overflow(const BenchConfig& config, std::vector<std::string>& problems) {
+  if (config.overflow == Overflow::kError) return;
+  const auto prefix = [&](const char* key) {
+    const auto at = config.origin.find(key);
+    return message_prefix(at == config.origin.end() ? "" : at->second, key);
+  };
+  const OverflowPolicy policy = config.overflow_policy();
+  if (config.prompt_length > config.model.block_size)
+    problems.push_back(fmt::format("{}: expected at most block_size ({} of {}) tokens, seen at once, got {}",
+                                   prefix("prompt_length"), config.model.block_size, config.model_name,
+                                   config.prompt_length));
+  if (policy.keep > config.model.block_size)
+    problems.push_back(fmt::format("{}: expected at most block_size ({} of {}), got {}",
+                                   prefix("overflow_keep"), config.model.block_size, config.model_name,
+                                   policy.keep));
+  if (config.overflow != Overflow::kSink) return;
+  if (policy.sink >= policy.keep)
+    problems.push_back(fmt::format("{}: expected fewer than the {} tokens that overflow_keep leaves, got {}",
+                                   prefix("sink_tokens"), policy.keep, policy.sink));
+  for (const std::string& version : config.versions)
+    if (!find_version(version).use_cache)
+      problems.push_back(
+          fmt::format("{}: expected error or slide beside the version {}, which keeps no cache, got \"sink\" "
+                      "(hint: drop {} from versions)",
+                      prefix("overflow"), version, version));
+}
+
+void check_separator(const BenchConfig& config, std::vector<std::string>& problems) {
+  const auto at = config.origin.find("document_separator");
+  if (config.document_separator && *config.document_separator >= config.model.vocab_size)
+    problems.push_back(
+        fmt::format("{}: expected a token below vocab_size ({} of {}), got {}",
+                    message_prefix(at == config.origin.end() ? "" : at->second, "document_separator"),
+                    config.model.vocab_size, config.model_name, *config.document_separator));
+}
+
+// Only a value that was asked for can be too long: the default follows the model.
+void check_profile_length(const BenchConfig& config, std::vector<std::string>& problems) {
+  const auto at = config.origin.find("profile_P");
+  if (at == config.origin.end()) return;
+  const bool decodes = std::any_of(config.profile_stages.begin(), config.profile_stages.end(),
+                                   [](const std::string& name) { return find_stage(name).decode; });
+  const std::int64_t tokens = config.profile_P + (decodes ? 1 : 0);
+  if (tokens > config.model.block_size)
+    problems.push_back(
+        fmt::format("{}: expected P{} <= block_size ({} of {}), got {}{} (hint: lower profile_P)",
+                    message_prefix(at->second, "profile_P"), decodes ? " + 1 token of a decode stage" : "",
+                    config.model.block_size, config.model_name, config.profile_P, decodes ? " + 1" : ""));
+}
+
+void check_calibration(const BenchConfig& config, std::vector<std::string>& problems) {
+  const auto at = config.origin.find("calibration_tokens");
+  if (config.calibration_tokens <= config.model.head_dim())
+    problems.push_back(
+        fmt::format("{}: expected more than head_dim ({} of {}) tokens, or the maps between layers are "
+                    "undetermined, got {}",
+                    message_prefix(at == config.origin.end() ? "" : at->second, "calibration_tokens"),
+                    config.model.head_dim(), config.model_name, config.calibration_tokens));
 }
 
 void check_model(const BenchConfig& config, std::vector<std::string>& problems) {
@@ -238,7 +324,12 @@ void check_across(const BenchConfig& config, const std::set<std::string>& failed
     return config.prompt_length + tokens <= config.model.block_size;
   };
   if (sound({"model_config", "pretrained"})) check_model(config, problems);
-  if (sound({"model_config", "pretrained", "prompt_length", "T_values"}) && !config.T_values.empty()) {
+  if (sound({"model_config", "pretrained", "prompt_length", "versions", "overflow", "overflow_keep",
+             "sink_tokens"}))
+    check_overflow(config, problems);
+  if (sound({"model_config", "pretrained", "document_separator"})) check_separator(config, problems);
+  if (config.overflow == Overflow::kError && !config.T_values.empty() &&
+      sound({"model_config", "pretrained", "prompt_length", "T_values", "overflow"})) {
     const std::int64_t longest = *std::max_element(config.T_values.begin(), config.T_values.end());
     if (!fits(longest)) problems.push_back(sum_problem(config, "T_values", longest));
   }
@@ -246,6 +337,9 @@ void check_across(const BenchConfig& config, const std::set<std::string>& failed
   if (sound({"model_config", "pretrained", "prompt_length", "T_star"}) && config.origin.contains("T_star") &&
       !fits(config.T_star))
     problems.push_back(sum_problem(config, "T_star", config.T_star));
+  if (sound({"model_config", "pretrained", "profile_P", "profile_stages"}))
+    check_profile_length(config, problems);
+  if (sound({"model_config", "pretrained", "calibration_tokens"})) check_calibration(config, problems);
   const std::int64_t generations =
       static_cast<std::int64_t>(config.versions.size() * config.T_values.size()) *
       (config.num_warmup_runs + config.num_measure_runs);
@@ -294,6 +388,8 @@ BenchConfig finish(ConfigDraft draft) {
     config.model_name = "custom";
     config.model = *draft.model_config;
   }
+  if (!config.origin.contains("profile_P"))
+    config.profile_P = std::clamp<std::int64_t>(config.model.block_size - 1, 1, config.profile_P);
   // A file that was not read to its end lacks keys that the checks would miss.
   if (draft.readable) check_across(config, draft.failed, draft.problems);
   if (!draft.problems.empty()) raise(std::move(draft.problems));

@@ -11,6 +11,7 @@
 #include "benchmark/errors.h"
 #include "benchmark/yaml_reader.h"
 #include "csrc/model/config.h"
+#include "csrc/model/overflow_policy.h"
 #include "kernels/dtype.h"
 
 namespace kvfuse::bench {
@@ -40,13 +41,27 @@ struct BenchConfig {
   std::optional<std::string> dataset;
   std::optional<std::string> vocabulary;  // a folder with GPT-2's files: then the dataset is text
   bool divergence = false;
+  std::optional<std::string> calibration;  // as dataset, for versions that fit layers; absent: random tokens
+  std::int64_t calibration_tokens = 4096;
   std::optional<std::int64_t> memory_budget;  // bytes
   std::optional<std::int64_t> num_threads;
   std::optional<std::int64_t> max_tokens;
+  std::optional<std::int64_t> document_separator;  // a token; absent: the tokens are one document
+  Overflow overflow = Overflow::kError;
+  std::optional<std::int64_t> overflow_keep;  // absent: half of block_size
+  std::int64_t sink_tokens = 4;
   bool autoregressive = false;
   double temperature = 0.0;  // 0: greedy
   std::int64_t top_k = 0;    // 0: all
   double top_p = 1.0;
+  std::vector<std::string> profile_stages = {"v0_prefill", "v1_prefill", "v1_decode"};  // as Stage::name()
+  std::int64_t profile_P = 512;  // of a model with fewer positions: all but one of them
+
+  OverflowPolicy overflow_policy() const {
+    return {.kind = overflow,
+            .keep = overflow_keep.value_or((model.block_size + 1) / 2),
+            .sink = overflow == Overflow::kSink ? sink_tokens : 0};
+  }
 
   // Where each value that is not a default was given: key -> "file:line:col" or "--flag".
   std::map<std::string, std::string> origin;

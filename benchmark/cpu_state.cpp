@@ -111,7 +111,7 @@ std::vector<std::string> cpu_state_warnings(const CpuState& state) {
   std::vector<std::string> warnings;
   if (state.governor && *state.governor != "performance")
     warnings.push_back(
-        fmt::format("the CPU's clock is scaled (governor {}): times vary with its mood (hint: cpupower "
+        fmt::format("the CPU's clock is scaled (governor {}): times vary with it (hint: cpupower "
                     "frequency-set -g performance)",
                     *state.governor));
   if (state.mhz_highest && state.mhz_limit && *state.mhz_highest < kThrottledClock * *state.mhz_limit)

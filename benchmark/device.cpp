@@ -2,12 +2,14 @@
 
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <stdexcept>
 
 #include "benchmark/errors.h"
 #include "csrc/ops/cuda_library.h"
+#include "csrc/ops/cuda_services.h"
 
 namespace kvfuse::bench {
 namespace {
@@ -41,8 +43,18 @@ void synchronize(c10::Device device) {
   if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
 }
 
+std::unique_ptr<ops::ProfiledRange> profile(c10::Device device, const std::string& name) {
+  return device.is_cuda() ? ops::cuda_services().profile(name, device.index()) : nullptr;
+}
+
 void release_memory(c10::Device device) {
   if (!device.is_cpu()) c10::getDeviceAllocator(device.type())->emptyCache();
+}
+
+std::int64_t memory_limit(const BenchConfig& config, c10::Device device) {
+  if (config.memory_budget) return *config.memory_budget;
+  if (device.is_cuda()) return ops::cuda_services().device(device.index()).total_bytes;
+  return std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
 }
 
 MemoryFigures memory_figures(c10::Device device) {

@@ -3,6 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <span>
+
 #include "csrc/roofline/cost.h"
 
 namespace kvfuse::bench {
@@ -14,9 +17,17 @@ double measure_read_bandwidth();
 // Bytes a second that a copy within the memory of `device` reads and writes: what its memory moves at best.
 double measure_copy_bandwidth(c10::Device device);
 
-// Read bandwidth (of the CPU; of another device, its copy bandwidth), and operations a second of a large
-// matrix product in `dtype`. Takes about half a second.
-roofline::MachineLimits measure_limits(at::ScalarType dtype, c10::Device device);
+// The sizes of a matrix product: [rows, in] times the transpose of [out, in].
+struct Product {
+  std::int64_t rows = 0;
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+};
+
+// Read bandwidth (of the CPU; of another device, its copy bandwidth), and operations a second of the fastest
+// of a large square matrix product and `products`, in `dtype`. Takes about half a second without `products`.
+roofline::MachineLimits measure_limits(at::ScalarType dtype, c10::Device device,
+                                       std::span<const Product> products = {});
 
 // The better of two measurements: on a shared machine the slower one met company.
 roofline::MachineLimits better_of(const roofline::MachineLimits& a, const roofline::MachineLimits& b);

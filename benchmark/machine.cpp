@@ -2,11 +2,11 @@
 
 #include <ATen/Parallel.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <thread>
 
+#include "benchmark/cpu_state.h"
 #include "csrc/ops/build_info.h"
 #include "csrc/ops/cuda_services.h"
 
@@ -41,17 +41,15 @@ json machine_context(c10::Device device) {
            {"gpu_multiprocessors", cuda.multiprocessors},
            {"cuda_version", cuda.cuda_version}};
   }
-  double load = 0;
-  const bool has_load = getloadavg(&load, 1) == 1;
   json context = {{"device", c10::DeviceTypeName(device.type(), /*lower_case=*/true)},
                   {"cpu", cpu_name()},
                   {"cores", std::thread::hardware_concurrency()},
                   {"isa", build.active_isa},
                   {"num_threads", at::get_num_threads()},
-                  {"load_average", has_load ? json(load) : json(nullptr)},
                   {"kvfuse_version", build.version},
                   {"torch", build.torch_version},
                   {"compiler", build.compiler}};
+  context.update(cpu_state_json(read_cpu_state()));
   context.update(gpu);
   return context;
 }
@@ -74,7 +72,8 @@ json strategy_json(const Strategy& strategy) {
           {"use_cache", strategy.use_cache},
           {"kv_cache_quant", is_int8(strategy)},
           {"cross_layer_sharing", strategy.sharing_group > 1},
-          {"q_alignment", strategy.q_alignment},
+          {"q_alignment", strategy.q_alignment != QAlignment::kNone},
+          {"q_alignment_method", q_alignment_name(strategy.q_alignment)},
           {"kv_cache_dtype", is_int8(strategy) ? "int8" : "model"},
           {"sharing_group", strategy.sharing_group}};
 }

@@ -14,6 +14,7 @@
 #include "benchmark/cli.h"
 #include "benchmark/compare.h"
 #include "benchmark/compare_cli.h"
+#include "benchmark/cpu_state.h"
 #include "benchmark/device.h"
 #include "benchmark/errors.h"
 #include "benchmark/interrupt.h"
@@ -34,8 +35,9 @@ struct Suite {
   Table (*run)(Session&);
 };
 constexpr std::array kSuites = {
-    Suite{"latency_vs_T", run_latency}, Suite{"vram_vs_T", run_vram}, Suite{"per_phase_breakdown", run_phase},
-    Suite{"max_batch_capacity", run_capacity}, Suite{"perplexity", run_perplexity}};
+    Suite{"latency_vs_T", run_latency},      Suite{"vram_vs_T", run_vram},
+    Suite{"per_phase_breakdown", run_phase}, Suite{"max_batch_capacity", run_capacity},
+    Suite{"perplexity", run_perplexity},     Suite{"roofline", run_roofline}};
 
 void fail(const std::string& problem) { std::fprintf(stderr, "bench_runner: error: %s\n", problem.c_str()); }
 
@@ -43,6 +45,9 @@ void fail(const std::string& problem) { std::fprintf(stderr, "bench_runner: erro
 std::string missing_for(const std::string& benchmark, const BenchConfig& config, c10::Device device) {
   if (benchmark == "perplexity" && !config.dataset)
     return "a token file in the key dataset or the flag --dataset, got none (make data writes one)";
+  if (benchmark == "perplexity" && config.overflow != Overflow::kError && !config.autoregressive)
+    return "autoregressive: true beside overflow: slide or sink, got false (one pass over a window never "
+           "overflows)";
   if (benchmark == "max_batch_capacity" && device.is_cpu() && !config.memory_budget)
     return "a memory_budget on the CPU, got none (such as memory_budget: 2 GiB; a GPU has its own limit)";
   return "";
@@ -105,10 +110,13 @@ ExitCode run(const CliOptions& options) {
   ops::build_info();  // a wrong KVFUSE_ISA is an error now, not in the middle
   const std::vector<std::string> benchmarks = chosen_benchmarks(options, config, device);
   if (options.dry_run) {
-    print(render(plan(config, benchmarks), options.output));
+    print(render(plan(config, benchmarks, memory_limit(config, device)), options.output));
     return ExitCode::kOk;
   }
   warn_of_slow_dtype(config, device, options);
+  if (!options.quiet)
+    for (const std::string& warning : cpu_state_warnings(read_cpu_state()))
+      std::fprintf(stderr, "warning: %s\n", warning.c_str());
   install_interrupt_handlers();
   request_huge_pages();
   install_counting_allocator(config.memory_budget);

@@ -1,7 +1,12 @@
 #include "benchmark/plan.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <optional>
 
+#include "benchmark/shape.h"
+#include "benchmark/stages.h"
+#include "csrc/roofline/memory_need.h"
 #include "csrc/versions/registry.h"
 
 namespace kvfuse::bench {
@@ -13,28 +18,95 @@ std::string megabytes(std::int64_t bytes) {
   return text;
 }
 
+// The T at which a benchmark measures; none if it has no such length.
+std::vector<std::int64_t> lengths_of(const std::string& benchmark, const BenchConfig& config) {
+  if (benchmark == "perplexity") return {};
+  if (benchmark == "per_phase_breakdown" || benchmark == "max_batch_capacity") return {config.T_star};
+  return config.T_values;
+}
+
+std::string runs_of(const std::string& benchmark, const BenchConfig& config) {
+  if (benchmark != "latency_vs_T" && benchmark != "roofline") return "1";
+  return std::to_string(config.num_warmup_runs) + " + " + std::to_string(config.num_measure_runs);
+}
+
+// What is measured, and the memory it needs beside the weights.
+struct Planned {
+  std::string benchmark, name, length;
+  roofline::MemoryNeed need;  // of a sequence
+  std::int64_t batch = 1;
+  bool batch_is_free = true;
+};
+
+Planned planned_version(const std::string& benchmark, const BenchConfig& config, const std::string& version,
+                        std::optional<std::int64_t> T) {
+  const Strategy& strategy = find_version(version);
+  const roofline::TransformerShape shape = transformer_shape(config, strategy);
+  if (T) {
+    // Beyond block_size memory grows no more, but what a slide runs again may be more than the prompt.
+    const std::int64_t block_size = config.model.block_size;
+    const bool slides = config.overflow == Overflow::kSlide && config.prompt_length + *T > block_size;
+    const std::int64_t pass =
+        slides ? std::max(config.prompt_length, config.overflow_policy().keep - 1) : config.prompt_length;
+    const std::int64_t longest = std::min(config.prompt_length + *T - 1, block_size);
+    return {benchmark, version, std::to_string(*T),
+            roofline::generation_memory(shape, strategy.use_cache, pass, longest + 1 - pass,
+                                        slides ? roofline::kAllAtOnce : prompts_at_once(pass)),
+            config.batch_size};
+  }
+  // Without a T a window of the whole block_size is scored.
+  return {benchmark,
+          version,
+          "-",
+          roofline::scoring_memory(shape, strategy.use_cache && config.autoregressive,
+                                   config.model.block_size - 1),
+          config.autoregressive ? config.batch_size : 1,
+          /*batch_is_free=*/false};
+}
+
+// A cache has room for the token of a decode stage in any case.
+Planned planned_stage(const BenchConfig& config, const Stage& stage) {
+  const bool cached = stage.strategy->use_cache;
+  return {"roofline", stage.name(), "-",
+          roofline::generation_memory(transformer_shape(config, *stage.strategy), cached, config.profile_P,
+                                      cached || stage.decode ? 2 : 1, roofline::kAllAtOnce),
+          config.batch_size};
+}
+
+std::vector<std::string> row_of(const Planned& planned, const BenchConfig& config, std::int64_t limit_bytes) {
+  const roofline::MemoryNeed& need = planned.need;
+  const std::int64_t weights = config.model.parameter_count() * element_bytes(config.dtype);
+  const std::int64_t total = weights + need.bytes(planned.batch);
+  return {planned.benchmark,
+          planned.name,
+          planned.length,
+          runs_of(planned.benchmark, config),
+          megabytes(weights),
+          megabytes(planned.batch * need.cache),
+          megabytes(need.activations(planned.batch)),
+          megabytes(total),
+          total <= limit_bytes ? "yes" : "no",
+          planned.batch_is_free ? std::to_string(need.most_sequences(limit_bytes - weights)) : "-"};
+}
+
 }  // namespace
 
-Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks) {
-  Table table{.headers = {"benchmark", "version", "T", "runs", "weights MB", "cache MB"}, .rows = {}};
-  const std::string weights = megabytes(config.model.parameter_count() * element_bytes(config.dtype));
+Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks, std::int64_t limit_bytes) {
+  Table table{.headers = {"benchmark", "version", "T", "runs", "weights MB", "cache MB", "activations MB",
+                          "total MB", "fits", "largest batch"},
+              .rows = {}};
   for (const std::string& benchmark : benchmarks) {
-    const bool at_T_star = benchmark == "per_phase_breakdown" || benchmark == "max_batch_capacity";
-    const bool per_length = benchmark != "perplexity";
-    const std::vector<std::int64_t> lengths = at_T_star    ? std::vector<std::int64_t>{config.T_star}
-                                              : per_length ? config.T_values
-                                                           : std::vector<std::int64_t>{0};
-    const std::string runs = benchmark == "latency_vs_T" ? std::to_string(config.num_warmup_runs) + " + " +
-                                                               std::to_string(config.num_measure_runs)
-                                                         : "1";
-    for (const std::int64_t T : lengths)
-      for (const std::string& version : config.versions) {
-        const std::int64_t capacity = per_length ? config.prompt_length + T - 1 : config.model.block_size - 1;
-        table.rows.push_back({benchmark, version, per_length ? std::to_string(T) : "-", runs, weights,
-                              megabytes(config.batch_size * capacity *
-                                        kv_bytes_per_token(config.model, find_version(version),
-                                                           element_bytes(config.dtype)))});
-      }
+    if (benchmark == "roofline") {
+      for (const std::string& name : config.profile_stages)
+        table.rows.push_back(row_of(planned_stage(config, find_stage(name)), config, limit_bytes));
+      continue;
+    }
+    std::vector<std::optional<std::int64_t>> lengths;
+    for (const std::int64_t T : lengths_of(benchmark, config)) lengths.emplace_back(T);
+    if (lengths.empty()) lengths.emplace_back();
+    for (const std::optional<std::int64_t> T : lengths)
+      for (const std::string& version : config.versions)
+        table.rows.push_back(row_of(planned_version(benchmark, config, version, T), config, limit_bytes));
   }
   return table;
 }
@@ -51,9 +123,7 @@ Table version_table() {
                           : version.kv_cache_dtype == KvCacheDtype::kInt8 ? "int8"
                                                                           : "model",
                           cached ? std::to_string(version.sharing_group) : "-",
-                          !shared               ? "-"
-                          : version.q_alignment ? "yes"
-                                                : "no",
+                          shared ? q_alignment_name(version.q_alignment) : "-",
                           std::string(version.description)});
   }
   return table;

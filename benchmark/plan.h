@@ -1,6 +1,7 @@
 // What a run would do, without doing it: --dry-run and --list-versions.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,8 +10,9 @@
 
 namespace kvfuse::bench {
 
-// Every point in order, with the memory that its weights and its cache need.
-Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks);
+// Every point in order, with the memory that it is predicted to need at its peak, whether `limit_bytes` hold
+// that, and the largest batch for which they would.
+Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks, std::int64_t limit_bytes);
 
 // The registry: each version and its choices, a dash where one does not apply.
 Table version_table();

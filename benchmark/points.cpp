@@ -18,7 +18,8 @@ constexpr std::array kMeasures = {
     Measure{"latency_vs_T", "time_total_ms_samples", "total ms", Measure::Kind::kTimes, true},
     Measure{"vram_vs_T", "peak_memory_bytes", "peak bytes", Measure::Kind::kCount, true},
     Measure{"max_batch_capacity", "max_batch", "max batch", Measure::Kind::kCount, false},
-    Measure{"perplexity", "perplexity", "perplexity", Measure::Kind::kQuality, true}};
+    Measure{"perplexity", "perplexity", "perplexity", Measure::Kind::kQuality, true},
+    Measure{"roofline", "time_total_ms_samples", "pass ms", Measure::Kind::kTimes, true}};
 
 // How long it was measured, and what it was allowed, do not make another point.
 constexpr std::array<std::string_view, 3> kNeverIdentity = {"num_warmup_runs", "num_measure_runs",
@@ -90,7 +91,7 @@ std::optional<Point> point_of(const json& record) {
   point.benchmark = text_field(record, "benchmark_name");
   if (!case_key.is_object() || point.benchmark.empty()) return std::nullopt;
   const Measure* measure = find_measure(point.benchmark);
-  point.version = text_field(case_key, "version");
+  point.version = text_field(case_key, case_key.contains("stage") ? "stage" : "version");
   if (const json T = field(case_key, "T"); T.is_number_integer()) point.T = T.dump();
   point.identity = identity_of(case_key, measure);
   point.identity["benchmark_name"] = point.benchmark;

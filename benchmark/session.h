@@ -19,6 +19,7 @@
 #include "benchmark/record.h"
 #include "csrc/model/decode_graph.h"
 #include "csrc/model/gpt2.h"
+#include "csrc/model/layer_fit.h"
 #include "csrc/text/bpe.h"
 #include "csrc/text/token_file.h"
 
@@ -26,10 +27,19 @@ namespace kvfuse::bench {
 
 at::ScalarType scalar_type(DType dtype);
 
+// As cases and results hold it.
+json overflow_json(const OverflowPolicy& policy);
+
 // What became of one measurement.
 struct Outcome {
   Status status = Status::kOk;
   std::string reason;
+};
+
+// The tokens on which versions fit layers to each other.
+struct Calibration {
+  at::Tensor tokens;                  // int64 [calibration_tokens], on the model's device
+  std::optional<std::string> sha256;  // of their file; none: drawn uniformly from the seed
 };
 
 // What a run reads before it touches the results file.
@@ -37,7 +47,8 @@ struct Inputs {
   Gpt2 model;
   at::Tensor prompt;                       // int64 [batch_size, prompt_length], seeded, on the model's device
   std::optional<TokenFile> tokens;         // if `with_tokens`
-  std::optional<Gpt2Tokenizer> tokenizer;  // if the dataset is text
+  std::optional<Gpt2Tokenizer> tokenizer;  // if dataset and calibration are text
+  std::optional<Calibration> calibration;  // if a version of the run needs it
 };
 
 // Throws ModelFileError or DataFileError, or ResourceError if the weights do not fit memory_budget or device.
@@ -54,8 +65,6 @@ class Session {
   // The model as `strategy` runs it: layers shared, transforms folded in. Made once; shares the memory of all
   // weights that neither changes.
   const Gpt2& model(const Strategy& strategy);
-  // Of the device, if it is not the CPU.
-  std::int64_t device_memory_bytes() const;
   c10::Device device() const { return inputs_.prompt.device(); }
   RecordLog& log() { return log_; }
 
@@ -80,11 +89,15 @@ class Session {
   };
   Captured* captured(const Strategy& strategy);
 
-  // An empty cache for `capacity` tokens, or none if the version keeps none.
+  // An empty cache for `capacity` tokens, of which a model sees at most block_size, or none if the version
+  // keeps none.
   std::optional<KvCache> make_cache(const Strategy& strategy, std::int64_t batch,
                                     std::int64_t capacity) const;
 
   SamplerOptions sampler_options() const;
+
+  // What happens beyond block_size when T tokens are generated: nothing if they stay within.
+  OverflowPolicy overflow(std::int64_t T) const;
 
   roofline::TransformerShape shape(const Strategy& strategy) const;
 
@@ -97,13 +110,18 @@ class Session {
 
  private:
   json metadata(const std::string& version) const;
+  json calibration_fields(const Strategy& strategy) const;
 
   const BenchConfig& config_;
   const CliOptions& options_;
   const Inputs& inputs_;
   RecordLog& log_;
   std::map<std::string, std::unique_ptr<Captured>, std::less<>> captured_;
-  std::map<std::pair<int, bool>, Gpt2> models_;  // by what of a strategy changes the weights
+  struct Prepared {
+    Gpt2 model;
+    std::vector<LayerFit> fits;
+  };
+  std::map<std::pair<int, QAlignment>, Prepared> models_;  // by what of a strategy changes the weights
   std::optional<Progress> progress_;
   bool any_point_failed_ = false;
 };

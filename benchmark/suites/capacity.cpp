@@ -79,16 +79,12 @@ class Search {
   Found found_;
 };
 
-std::int64_t budget_of(const Session& session) {
-  if (session.config().memory_budget) return *session.config().memory_budget;
-  return session.device_memory_bytes();
-}
-
 json measured(const Session& session, const Strategy& strategy, const Found& found) {
   const BenchConfig& config = session.config();
-  const roofline::MemoryNeed need = roofline::generation_memory(session.shape(strategy), strategy.use_cache,
-                                                                config.prompt_length, config.T_star);
-  const std::int64_t budget = budget_of(session);
+  const roofline::MemoryNeed need =
+      roofline::generation_memory(session.shape(strategy), strategy.use_cache, config.prompt_length,
+                                  config.T_star, prompts_at_once(config.prompt_length));
+  const std::int64_t budget = memory_limit(config, session.device());
   return {{"T", config.T_star},
           {"max_batch", found.max_batch},
           {"predicted_max_batch", need.most_sequences(budget - found.baseline_bytes)},
@@ -96,8 +92,8 @@ json measured(const Session& session, const Strategy& strategy, const Found& fou
           {"baseline_memory_bytes", found.baseline_bytes},
           {"memory_after_search_bytes", found.remaining_bytes},
           {"memory_limit_bytes", budget},
-          {"cache_bytes_per_sequence", need.cache_bytes},
-          {"activation_bytes_per_sequence", need.activation_bytes},
+          {"cache_bytes_per_sequence", need.cache},
+          {"predicted_activation_bytes", need.activations(found.max_batch)},
           {"users_per_gb", static_cast<double>(found.max_batch) / (static_cast<double>(budget) / 1e9)},
           {"num_trials", found.trials}};
 }

@@ -84,18 +84,19 @@ class Latency {
       if (captured == nullptr)
         cache = session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
       std::int64_t generated = 0;
-      const GenerateHooks hooks{.on_token = [&] {
+      const auto on_token = [&] {
         ++generated;
         if (generated % 16 == 0)
           session_.progress(done_work_ + work * static_cast<double>(generated) / static_cast<double>(T),
                             total_work_, label);
         return interrupted_signal() == 0;
-      }};
+      };
+      const GenerateOptions options{.on_token = on_token, .overflow = session_.overflow(T)};
       const Timer timer;
       if (captured != nullptr)
-        generate(model, captured->cache, captured->graph, prompt, T, sampler, hooks);
+        generate(model, captured->cache, captured->graph, prompt, T, sampler, options);
       else
-        generate(model, cache ? &*cache : nullptr, prompt, T, sampler, hooks);
+        generate(model, cache ? &*cache : nullptr, prompt, T, sampler, options);
       synchronize(session_.device());
       const double elapsed_ms = timer.elapsed_ms();
       if (!warmup && generated == T) point.samples_ms.push_back(elapsed_ms);
@@ -105,10 +106,17 @@ class Latency {
   }
 
   json measured(const Point& point, std::int64_t T, const roofline::MachineLimits& limits) const {
+    const OverflowPolicy overflow = session_.overflow(T);
+    roofline::SeenTokens seen;
+    if (overflow.kind != Overflow::kError)
+      seen = {.most = config_.model.block_size,
+              .keep = overflow.keep,
+              .run_again = overflow.kind == Overflow::kSlide};
     const roofline::GenerationCost cost =
         roofline::generation_cost(session_.shape(*point.strategy), point.strategy->use_cache,
-                                  config_.batch_size, config_.prompt_length, T, limits);
+                                  config_.batch_size, config_.prompt_length, T, limits, seen);
     json fields = {{"T", T},
+                   {"overflow", overflow_json(overflow)},
                    {"time_total_ms_samples", point.samples_ms},
                    {"model_bytes", cost.total.bytes / static_cast<double>(T)},
                    {"model_flops", cost.total.flops / static_cast<double>(T)},

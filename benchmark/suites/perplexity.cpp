@@ -1,11 +1,11 @@
-// perplexity: how well the model predicts a text. The tokens are cut into windows of at most block_size, one
-// after the other, and the cache is emptied between them; every token of a window but its first is predicted
-// from those before it.
+// perplexity: how well the model predicts a text. Its tokens, or those of each of its documents, are cut into
+// windows of at most block_size, one after the other, and the cache is emptied between them; every token of a
+// window but its first is predicted from those before it.
 //
 // Teacher forcing runs each window in one pass without a cache: versions that differ in their cache alone
 // give the same number. Autoregressive runs one token at a time through the version's cache, so that its
-// precision shows.
-#include <ATen/ops/empty.h>
+// precision shows. There, with overflow slide or sink, a text is not cut: what it does beyond block_size is
+// what is measured.
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -14,7 +14,9 @@
 #include "benchmark/interrupt.h"
 #include "benchmark/suites/scoring.h"
 #include "benchmark/suites/suites.h"
+#include "benchmark/suites/windows.h"
 #include "benchmark/timer.h"
+#include "csrc/model/overflow.h"
 #include "csrc/text/token_file.h"
 #include "csrc/versions/registry.h"
 
@@ -22,35 +24,6 @@ namespace kvfuse::bench {
 namespace {
 
 constexpr const char* kName = "perplexity";
-
-struct Windows {
-  std::vector<at::Tensor> batches;  // int64 [windows, length]; equal lengths in a batch
-  std::int64_t window = 0;          // tokens of a full one
-  std::int64_t count = 0;
-  std::int64_t predicted = 0;  // tokens that are scored
-};
-
-Windows cut(const std::vector<std::uint16_t>& tokens, const BenchConfig& config) {
-  const std::int64_t total =
-      std::min<std::int64_t>(static_cast<std::int64_t>(tokens.size()), config.max_tokens.value_or(INT64_MAX));
-  at::Tensor ids = at::empty({total}, at::TensorOptions().dtype(at::kLong));
-  std::copy_n(tokens.begin(), total, ids.mutable_data_ptr<std::int64_t>());
-  Windows windows;
-  windows.window = std::min(config.model.block_size, total);
-  const std::int64_t full = total / windows.window;
-  for (std::int64_t first = 0; first < full; first += config.batch_size) {
-    const std::int64_t count = std::min(config.batch_size, full - first);
-    windows.batches.push_back(
-        ids.narrow(0, first * windows.window, count * windows.window).view({count, windows.window}));
-  }
-  const std::int64_t rest = total - full * windows.window;
-  if (rest >= 2) windows.batches.push_back(ids.narrow(0, full * windows.window, rest).view({1, rest}));
-  for (const at::Tensor& batch : windows.batches) {
-    windows.count += batch.size(0);
-    windows.predicted += batch.size(0) * (batch.size(1) - 1);
-  }
-  return windows;
-}
 
 struct TextSize {
   std::int64_t words = 0;  // runs of anything but white space
@@ -60,11 +33,11 @@ struct TextSize {
 // Of the scored tokens: every one of a window but its first.
 TextSize scored_text(const Windows& windows, const Gpt2Tokenizer& tokenizer) {
   TextSize size;
-  for (const at::Tensor& batch : windows.batches)
-    for (std::int64_t i = 0; i < batch.size(0); ++i) {
-      const at::Tensor row = batch.select(0, i).contiguous();
-      const auto* first = row.const_data_ptr<std::int64_t>();
-      const std::string text = tokenizer.decode(std::vector<std::uint16_t>(first + 1, first + row.numel()));
+  for (const TokenBatch& batch : windows.batches)
+    for (std::size_t i = 0; i < batch.lengths.size(); ++i) {
+      const auto* first = batch.tokens[static_cast<std::int64_t>(i)].const_data_ptr<std::int64_t>();
+      const std::string text =
+          tokenizer.decode(std::vector<std::uint16_t>(first + 1, first + batch.lengths[i]));
       size.bytes += static_cast<std::int64_t>(text.size());
       bool inside = false;
       for (const char c : text) {
@@ -90,7 +63,7 @@ class Perplexity {
   double loss() {
     const c10::InferenceMode inference;
     double sum = 0;
-    for (const at::Tensor& batch : windows_.batches) {
+    for (const TokenBatch& batch : windows_.batches) {
       if (interrupted_signal() != 0) break;
       sum += session_.config().autoregressive ? token_by_token(batch) : one_pass(batch);
     }
@@ -101,39 +74,52 @@ class Perplexity {
   json divergence() const { return compares_ ? divergence_.summary() : json(nullptr); }
 
  private:
-  double one_pass(const at::Tensor& batch) {
+  // One window at a time: the logits are the largest tensor.
+  double one_pass(const TokenBatch& batch) {
     double sum = 0;
-    for (std::int64_t i = 0; i < batch.size(0);
-         ++i) {  // one window at a time: the logits are the largest tensor
-      const std::int64_t inputs = batch.size(1) - 1;
-      const at::Tensor window = batch.narrow(0, i, 1).to(session_.device());
+    for (std::size_t i = 0; i < batch.lengths.size() && interrupted_signal() == 0; ++i) {
+      const std::int64_t inputs = batch.lengths[i] - 1;
+      const at::Tensor window = batch.tokens.narrow(0, static_cast<std::int64_t>(i), 1).to(session_.device());
       sum +=
           negative_log_likelihood(model_.forward(window.narrow(1, 0, inputs), nullptr, LogitsOf::kEveryToken),
                                   window.narrow(1, 1, inputs));
       advance(inputs);
-      if (interrupted_signal() != 0) break;
     }
     return sum;
   }
 
-  double token_by_token(const at::Tensor& batch) {
-    const at::Tensor tokens = batch.to(session_.device());
-    const std::int64_t inputs = batch.size(1) - 1;
-    std::optional<KvCache> cache = session_.make_cache(strategy_, batch.size(0), inputs);
+  // Windows that have ended go on with the ids behind them, unseen by the others and not scored.
+  double token_by_token(const TokenBatch& batch) {
+    const at::Tensor tokens = batch.tokens.to(session_.device());
+    const std::int64_t inputs = tokens.size(1) - 1;
+    std::optional<KvCache> cache = session_.make_cache(strategy_, tokens.size(0), inputs);
     std::optional<KvCache> reference;
-    if (compares_) reference = session_.make_cache(cached_baseline(), batch.size(0), inputs);
+    if (compares_) reference = session_.make_cache(cached_baseline(), tokens.size(0), inputs);
+    std::int64_t scored = tokens.size(0);
     double sum = 0;
     for (std::int64_t t = 0; t < inputs && interrupted_signal() == 0; ++t) {
-      const at::Tensor next = tokens.narrow(1, t, 1);
-      const at::Tensor logits = model_.forward(cache ? next : tokens.narrow(1, 0, t + 1),
-                                               cache ? &*cache : nullptr, LogitsOf::kLastToken);
-      sum += negative_log_likelihood(logits, tokens.narrow(1, t + 1, 1));
+      while (batch.lengths[static_cast<std::size_t>(scored - 1)] < t + 2) --scored;
+      const at::Tensor logits = next_logits(model_, cache, tokens, t).narrow(0, 0, scored);
+      sum += negative_log_likelihood(logits, tokens.narrow(1, t + 1, 1).narrow(0, 0, scored));
       if (reference)
         divergence_.add(
-            logits, session_.model(cached_baseline()).forward(next, &*reference, LogitsOf::kLastToken), t);
-      advance(batch.size(0));
+            logits, next_logits(session_.model(cached_baseline()), reference, tokens, t).narrow(0, 0, scored),
+            t);
+      advance(scored);
     }
     return sum;
+  }
+
+  // [batch, 1, vocab_size] behind token t of each sequence.
+  at::Tensor next_logits(const Gpt2& model, std::optional<KvCache>& cache, const at::Tensor& tokens,
+                         std::int64_t t) const {
+    const TokenBatch known(tokens.narrow(1, 0, t + 1));
+    const OverflowPolicy policy = session_.config().overflow_policy();
+    if (!cache)
+      return model.forward(visible_windows(known, model.config().block_size, policy), nullptr,
+                           LogitsOf::kLastToken);
+    make_room(model, *cache, known, policy);
+    return model.forward(tokens.narrow(1, t, 1), &*cache, LogitsOf::kLastToken);
   }
 
   void advance(std::int64_t tokens) {
@@ -157,6 +143,8 @@ json case_of(const Session& session, const std::string& version, const TokenFile
   key.update({{"dataset_sha256", file.sha256},
               {"mode", config.autoregressive ? "autoregressive" : "teacher_forcing"},
               {"max_tokens", config.max_tokens ? json(*config.max_tokens) : json(nullptr)}});
+  if (config.document_separator) key["document_separator"] = *config.document_separator;
+  if (config.overflow != Overflow::kError) key["overflow"] = overflow_json(config.overflow_policy());
   return key;
 }
 
@@ -190,15 +178,19 @@ void run_version(Session& session, const Windows& windows, const TokenFile& file
     outcome = {Status::kFailed, "the loss is not finite (are the weights damaged?)"};
   session.finish_progress();
 
-  json measured = {{"dataset", *session.config().dataset},
-                   {"dataset_sha256", file.sha256},
-                   {"mode", case_key["mode"]},
-                   {"window", windows.window},
-                   {"stride", windows.window},
-                   {"num_windows", windows.count},
-                   {"num_tokens", windows.predicted},
-                   {"bos", nullptr},
-                   {"elapsed_s", timer.elapsed_ms() / 1e3}};
+  json measured = {
+      {"dataset", *session.config().dataset},
+      {"dataset_sha256", file.sha256},
+      {"mode", case_key["mode"]},
+      {"window", windows.window},
+      {"stride", windows.stride},
+      {"overflow", overflow_json(session.config().overflow_policy())},
+      {"document_separator",
+       session.config().document_separator ? json(*session.config().document_separator) : json(nullptr)},
+      {"num_windows", windows.count},
+      {"num_tokens", windows.predicted},
+      {"bos", nullptr},
+      {"elapsed_s", timer.elapsed_ms() / 1e3}};
   if (outcome.status == Status::kOk) {
     measured.update({{"loss", loss},
                      {"perplexity", std::exp(loss)},
@@ -223,8 +215,10 @@ Table run_perplexity(Session& session) {
   const TokenFile& file = *session.inputs().tokens;
   const Windows windows = cut(file.tokens, session.config());
   if (windows.predicted == 0)
-    throw DataFileError(*session.config().dataset + ": expected at least 2 tokens, got " +
-                        std::to_string(file.tokens.size()));
+    throw DataFileError(*session.config().dataset + ": expected at least 2 tokens" +
+                        (session.config().document_separator ? " in a document" : "") + ", got " +
+                        std::to_string(file.tokens.size()) +
+                        (session.config().document_separator ? " documents of one" : ""));
   for (const std::string& version : session.config().versions) run_version(session, windows, file, version);
 
   const Results results(session, kName);

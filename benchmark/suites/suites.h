@@ -15,6 +15,7 @@ Table run_vram(Session& session);
 Table run_phase(Session& session);
 Table run_capacity(Session& session);
 Table run_perplexity(Session& session);
+Table run_roofline(Session& session);
 
 // The records of this run's points, those of an earlier run that --resume kept among them: the last of each
 // case.

@@ -20,13 +20,17 @@ json measure(Session& session, const Strategy& strategy, std::int64_t T) {
       session.make_cache(strategy, config.batch_size, config.prompt_length + T - 1);
   Sampler sampler(session.sampler_options());
   std::int64_t generated = 0;
-  generate(model, cache ? &*cache : nullptr, session.inputs().prompt, T, sampler, {.on_token = [&] {
-             session.progress(static_cast<double>(++generated), static_cast<double>(T),
-                              "vram " + std::string(strategy.name) + " T=" + std::to_string(T));
-             return interrupted_signal() == 0;
-           }});
+  const OverflowPolicy overflow = session.overflow(T);
+  const auto on_token = [&] {
+    session.progress(static_cast<double>(++generated), static_cast<double>(T),
+                     "vram " + std::string(strategy.name) + " T=" + std::to_string(T));
+    return interrupted_signal() == 0;
+  };
+  generate(model, cache ? &*cache : nullptr, session.inputs().prompt, T, sampler,
+           {.on_token = on_token, .overflow = overflow});
   const std::int64_t peak = memory_figures(session.device()).peak_bytes;
   return {{"T", T},
+          {"overflow", overflow_json(overflow)},
           {"peak_memory_bytes", peak},
           {"baseline_memory_bytes", baseline},
           {"peak_activation_bytes", peak - baseline},

@@ -25,7 +25,8 @@ py::list versions_list() {
     row["use_cache"] = version.use_cache;
     row["kv_cache_dtype"] = dtype_text(version.kv_cache_dtype);
     row["sharing_group"] = version.sharing_group;
-    row["q_alignment"] = version.q_alignment;
+    row["q_alignment"] = version.q_alignment != QAlignment::kNone;
+    row["q_alignment_method"] = q_alignment_name(version.q_alignment);
     row["kv_cache_quant"] = version.kv_cache_dtype != KvCacheDtype::kModel;
     row["cross_layer_sharing"] = version.sharing_group > 1;
     list.append(row);

@@ -38,19 +38,36 @@ std::vector<std::string> preset_names();
 
 enum class KvCacheDtype { kModel, kInt8 };
 
+// What a borrowing layer's queries, made for keys of its own, become before they meet its owner's.
+enum class QAlignment {
+  kNone,
+  kCopy,  // the owner's query weights take their place
+  kFit    // query and output weights are fitted to the owner's keys and values (csrc/model/layer_fit)
+};
+constexpr const char* q_alignment_name(QAlignment alignment) {
+  return alignment == QAlignment::kFit ? "fit" : alignment == QAlignment::kCopy ? "copy" : "none";
+}
+
 // How K and V are kept between decode steps. A named row of these choices is a version (csrc/versions).
 struct Strategy {
   std::string_view name;
   std::string_view description;
   bool use_cache = false;
   KvCacheDtype kv_cache_dtype = KvCacheDtype::kModel;
-  int sharing_group = 1;     // layers per owned K/V; 1 = every layer owns its own
-  bool q_alignment = false;  // a borrowing layer takes its owner's query weights
+  int sharing_group = 1;  // layers per owned K/V; 1 = every layer owns its own
+  QAlignment q_alignment = QAlignment::kNone;
 };
 
 // Layers that keep K and V of their own: the first of each group. The last group may be smaller.
 constexpr std::int64_t owning_layers(std::int64_t n_layer, std::int64_t sharing_group) {
   return (n_layer + sharing_group - 1) / sharing_group;
+}
+
+// Sequences whose prompts, of up to `prompt_length` tokens, run in one pass: 4096 tokens keep matrix products
+// at full speed, and what a pass holds beside the cache does not grow with the batch.
+constexpr std::int64_t prompts_at_once(std::int64_t prompt_length) {
+  constexpr std::int64_t kTokensAtOnce = 4096;
+  return prompt_length < kTokensAtOnce ? kTokensAtOnce / prompt_length : 1;
 }
 
 // Exact rewritings of the attention weights (csrc/model/transforms), in the order in which they are applied.

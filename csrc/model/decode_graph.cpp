@@ -47,8 +47,9 @@ CacheView cache_view(const KvCacheLayer& layer) {
 
 }  // namespace
 
-DecodeGraph::DecodeGraph(const Gpt2& model, KvCache& cache, const SamplerOptions& sampler,
-                         bool overlap_kernels, const ops::CudaServices& services) {
+DecodeGraph::DecodeGraph(const Gpt2& model, KvCache& cache, std::int64_t most_tokens,
+                         const SamplerOptions& sampler, bool overlap_kernels,
+                         const ops::CudaServices& services) {
   const Gpt2Weights& weights = model.weights();
   const ModelConfig& config = weights.config;
   if (cache.sharing_group() != weights.sharing_group)
@@ -63,7 +64,7 @@ DecodeGraph::DecodeGraph(const Gpt2& model, KvCache& cache, const SamplerOptions
   const at::TensorOptions on_device = cache.cache_seqlens().options();
   tokens_ = at::zeros({cache.batch()}, on_device.dtype(at::kLong));
   steps_ = at::zeros({cache.batch()}, on_device.dtype(at::kInt));
-  out_tokens_ = at::zeros({cache.batch(), cache.capacity()}, on_device.dtype(at::kLong));
+  out_tokens_ = at::zeros({cache.batch(), most_tokens}, on_device.dtype(at::kLong));
   const DecodeStepParams params{.token_embedding = pointer_of(weights.token_embedding),
                                 .position_embedding = pointer_of(weights.position_embedding),
                                 .layers = layers_,
@@ -74,7 +75,7 @@ DecodeGraph::DecodeGraph(const Gpt2& model, KvCache& cache, const SamplerOptions
                                 .cache_seqlens = cache.cache_seqlens().mutable_data_ptr<std::int32_t>(),
                                 .steps = steps_.mutable_data_ptr<std::int32_t>(),
                                 .out_tokens = out_tokens_.mutable_data_ptr<std::int64_t>(),
-                                .out_capacity = cache.capacity(),
+                                .out_capacity = most_tokens,
                                 .dtype = ops::to_dtype(model.dtype()).value(),
                                 .gelu_tanh = weights.gelu_tanh,
                                 .batch = cache.batch(),

@@ -1,12 +1,15 @@
 #include "csrc/model/gpt2.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/stack.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -23,16 +26,27 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
   return at::layer_norm(x, weight.sizes(), weight, bias, kLayerNormEpsilon);
 }
 
+// The hidden states [batch, 1, n_embd] of each sequence's last token.
+at::Tensor last_tokens(const at::Tensor& x, const std::vector<std::int64_t>& lengths) {
+  const std::int64_t length = lengths.front();
+  if (std::equal(lengths.begin() + 1, lengths.end(), lengths.begin())) return x.narrow(1, length - 1, 1);
+  std::vector<at::Tensor> rows;
+  for (std::size_t b = 0; b < lengths.size(); ++b)
+    rows.push_back(x.select(0, static_cast<std::int64_t>(b)).narrow(0, lengths[b] - 1, 1));
+  return at::stack(rows);
+}
+
 }  // namespace
 
-at::Tensor Gpt2::forward(const at::Tensor& tokens, KvCache* cache, LogitsOf which,
+at::Tensor Gpt2::forward(const TokenBatch& batch, KvCache* cache, LogitsOf which,
                          const OnPhase& on_phase) const {
-  check(tokens, cache);
+  check(batch, cache);
+  const at::Tensor& tokens = batch.tokens;
   const auto begins = [&](Phase phase) {
     if (on_phase) on_phase(phase);
   };
   begins(Phase::kEmbedding);
-  at::Tensor x = embed(tokens, cache == nullptr ? 0 : cache->length());
+  at::Tensor x = embed(tokens, cache);
   // The lengths are the model's own and were checked above.
   const ops::TrustLengths vouched;
   Pass pass{.cache = cache, .visible = {}, .k = {}, .v = {}};
@@ -44,23 +58,21 @@ at::Tensor Gpt2::forward(const at::Tensor& tokens, KvCache* cache, LogitsOf whic
     begins(Phase::kMlp);
     x.add_(mlp(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias), layer));
   }
-  if (cache != nullptr) cache->advance(tokens.size(1));
+  if (cache != nullptr) cache->advance(batch.lengths);
   begins(Phase::kHead);
-  if (which == LogitsOf::kLastToken) x = x.narrow(1, x.size(1) - 1, 1);
+  if (which == LogitsOf::kLastToken) x = last_tokens(x, batch.lengths);
   at::Tensor logits =
       kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias), weights_.token_embedding, {});
   begins(Phase::kOther);
   return logits;
 }
 
-void Gpt2::check(const at::Tensor& tokens, const KvCache* cache) const {
+void Gpt2::check(const TokenBatch& batch, const KvCache* cache) const {
+  check_token_batch("Gpt2::forward", batch);
+  const at::Tensor& tokens = batch.tokens;
   const auto expect = [](bool holds, const std::string& rule, const std::string& got) {
     if (!holds) throw std::invalid_argument("Gpt2::forward: expected " + rule + ", got " + got);
   };
-  expect(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.numel() > 0,
-         "tokens int64 [batch, T], not empty",
-         std::string(c10::toString(tokens.scalar_type())) + " with " + std::to_string(tokens.numel()) +
-             " elements");
   const std::int64_t end = tokens.size(1) + (cache == nullptr ? 0 : cache->length());
   expect(end <= config().block_size, "at most block_size " + std::to_string(config().block_size) + " tokens",
          std::to_string(end));
@@ -75,9 +87,14 @@ void Gpt2::check(const at::Tensor& tokens, const KvCache* cache) const {
          std::to_string(tokens.size(0)));
 }
 
-at::Tensor Gpt2::embed(const at::Tensor& tokens, std::int64_t first_position) const {
-  return at::embedding(weights_.token_embedding, tokens)
-      .add_(weights_.position_embedding.narrow(0, first_position, tokens.size(1)));
+at::Tensor Gpt2::embed(const at::Tensor& tokens, const KvCache* cache) const {
+  at::Tensor x = at::embedding(weights_.token_embedding, tokens);
+  const std::int64_t length = tokens.size(1);
+  if (cache == nullptr || cache->uniform())
+    return x.add_(weights_.position_embedding.narrow(0, cache == nullptr ? 0 : cache->length(), length));
+  const at::Tensor& first = cache->cache_seqlens();
+  return x.add_(
+      at::embedding(weights_.position_embedding, first.unsqueeze(1) + at::arange(length, first.options())));
 }
 
 at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::int64_t index,
@@ -98,6 +115,8 @@ at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::
   const at::Tensor out =
       pass.cache == nullptr ? at::scaled_dot_product_attention(q, pass.k, pass.v, {}, 0.0, /*is_causal=*/true)
                             : cached_attention(q, owns, index, pass);
+  const bool lends = pass.cache == nullptr && weights_.sharing_group > 1;
+  if (!lends) pass.k = pass.v = at::Tensor();  // or they would take memory while the rest of the layer runs
   return linear(out.transpose(1, 2).reshape({batch, length, config().n_embd}), layer.attn_proj_weight,
                 layer.attn_proj_bias);
 }

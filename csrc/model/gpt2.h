@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "csrc/model/kv_cache.h"
+#include "csrc/model/token_batch.h"
 #include "csrc/model/weights.h"
 
 namespace kvfuse {
@@ -24,11 +25,13 @@ class Gpt2 {
  public:
   explicit Gpt2(Gpt2Weights weights) : weights_(std::move(weights)) {}
 
-  // One forward pass over `tokens` (int64 [batch, T]); returns logits [batch, 1 or T, vocab_size] in the
-  // weights' dtype. Without a cache the tokens are whole sequences. With one they follow those it holds:
-  // their keys and values are appended, and they attend to all of it. Throws std::invalid_argument if the
-  // tokens would leave block_size, the cache's capacity or its batch, or if the cache is for other layers.
-  at::Tensor forward(const at::Tensor& tokens, KvCache* cache, LogitsOf which,
+  // One forward pass over `batch`; returns logits [batch, 1 or T, vocab_size] in the weights' dtype: of each
+  // sequence's own last token, or of all, where those behind its length mean nothing. Without a cache the
+  // tokens are whole sequences. With one they follow those it holds, at positions of their own: their keys
+  // and values are appended, and they attend to all of their sequence. What is behind a length is run too,
+  // seen by nothing and forgotten. Throws std::invalid_argument if rows would leave block_size, the cache's
+  // capacity or its batch, or if the cache is for other layers.
+  at::Tensor forward(const TokenBatch& batch, KvCache* cache, LogitsOf which,
                      const OnPhase& on_phase = {}) const;
 
   const ModelConfig& config() const { return weights_.config; }
@@ -43,8 +46,8 @@ class Gpt2 {
     at::Tensor k, v;     // [batch, n_head, T, head_dim] of the last owner; used without a cache
   };
 
-  void check(const at::Tensor& tokens, const KvCache* cache) const;
-  at::Tensor embed(const at::Tensor& tokens, std::int64_t first_position) const;
+  void check(const TokenBatch& batch, const KvCache* cache) const;
+  at::Tensor embed(const at::Tensor& tokens, const KvCache* cache) const;
   at::Tensor attention(const at::Tensor& x, const LayerWeights& layer, std::int64_t index, Pass& pass) const;
   at::Tensor cached_attention(const at::Tensor& q, bool owns, std::int64_t index, const Pass& pass) const;
   at::Tensor mlp(const at::Tensor& x, const LayerWeights& layer) const;

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -15,11 +16,17 @@ void check(bool holds, const std::string& rule, std::int64_t got) {
   if (!holds) throw std::invalid_argument("KvCache: expected " + rule + ", got " + std::to_string(got));
 }
 
+std::vector<at::Tensor> tensors_of(const KvCacheLayer& layer) {
+  std::vector<at::Tensor> tensors = {layer.k, layer.v};
+  if (layer.k_scale) tensors.insert(tensors.end(), {*layer.k_scale, *layer.v_scale});
+  return tensors;
+}
+
 }  // namespace
 
 KvCache::KvCache(const ModelConfig& config, const Strategy& strategy, std::int64_t batch,
                  std::int64_t capacity, const at::TensorOptions& model)
-    : capacity_(capacity), sharing_group_(strategy.sharing_group) {
+    : sharing_group_(strategy.sharing_group) {
   if (!strategy.use_cache)
     throw std::invalid_argument("KvCache: version " + std::string(strategy.name) + " keeps no cache");
   check(batch >= 1, "batch >= 1", batch);
@@ -40,36 +47,128 @@ KvCache::KvCache(const ModelConfig& config, const Strategy& strategy, std::int64
     }
     layers_.push_back(std::move(layer));
   }
-  cache_seqlens_ = at::zeros({batch}, model.dtype(at::kInt));
-  const at::Tensor query = at::empty({batch, config.n_head, 1, config.head_dim()}, model);
-  workspace_ = ops::decode_workspace(query, layers_.front().k);
+  begin(batch, capacity);
 }
 
+std::int64_t KvCache::length() const { return *std::max_element(lengths_.begin(), lengths_.end()); }
+bool KvCache::uniform() const { return *std::min_element(lengths_.begin(), lengths_.end()) == length(); }
+
 void KvCache::advance(std::int64_t tokens) {
-  if (length_ + tokens > capacity_)
-    throw std::out_of_range("KvCache: expected length " + std::to_string(length_) + " + " +
-                            std::to_string(tokens) + " <= capacity " + std::to_string(capacity_));
-  set_length(length_ + tokens);
+  note_appended(tokens);
+  cache_seqlens_.add_(tokens);
+}
+
+void KvCache::advance(const std::vector<std::int64_t>& tokens) {
+  if (std::equal(tokens.begin() + 1, tokens.end(), tokens.begin())) return advance(tokens.front());
+  count(tokens);
+  set_lengths(lengths_);
+}
+
+void KvCache::note_appended(std::int64_t tokens) {
+  count(std::vector<std::int64_t>(lengths_.size(), tokens));
+}
+
+void KvCache::count(const std::vector<std::int64_t>& tokens) {
+  std::vector<std::int64_t> lengths = lengths_;
+  for (std::size_t b = 0; b < lengths.size(); ++b) {
+    lengths[b] += tokens[b];
+    if (lengths[b] > capacity_)
+      throw std::out_of_range("KvCache: expected length " + std::to_string(lengths_[b]) + " + " +
+                              std::to_string(tokens[b]) + " <= capacity " + std::to_string(capacity_));
+  }
+  lengths_ = std::move(lengths);
 }
 
 void KvCache::crop(std::int64_t length) {
-  if (length < 0 || length > length_)
-    throw std::out_of_range("KvCache: expected 0 <= length <= " + std::to_string(length_) +
+  const std::int64_t shortest = *std::min_element(lengths_.begin(), lengths_.end());
+  if (length < 0 || length > shortest)
+    throw std::out_of_range("KvCache: expected 0 <= length <= " + std::to_string(shortest) +
                             " to crop to, got " + std::to_string(length));
-  set_length(length);
+  set_lengths(std::vector<std::int64_t>(lengths_.size(), length));
 }
 
-void KvCache::set_length(std::int64_t length) {
-  length_ = length;
-  cache_seqlens_.fill_(length);
+void KvCache::set_lengths(std::vector<std::int64_t> lengths) {
+  lengths_ = std::move(lengths);
+  if (uniform()) {
+    cache_seqlens_.fill_(lengths_.front());
+    return;
+  }
+  at::Tensor host = at::empty(cache_seqlens_.sizes(), at::TensorOptions().dtype(at::kInt));
+  std::copy(lengths_.begin(), lengths_.end(), host.mutable_data_ptr<std::int32_t>());
+  cache_seqlens_.copy_(host);
+}
+
+void KvCache::drop(const std::vector<std::int64_t>& sequences, std::int64_t first, std::int64_t count) {
+  std::vector<std::int64_t> lengths = lengths_;
+  for (const std::int64_t b : sequences) {
+    std::int64_t& length = lengths[static_cast<std::size_t>(b)];
+    if (first < 0 || count < 0 || first + count > length)
+      throw std::out_of_range("KvCache: expected tokens within the length " + std::to_string(length) +
+                              " to drop, got " + std::to_string(count) + " from " + std::to_string(first) +
+                              " on");
+    const std::int64_t behind = length - first - count;
+    for (const KvCacheLayer& layer : layers_)
+      for (const at::Tensor& rows : tensors_of(layer)) {
+        const at::Tensor sequence = rows.select(0, b);
+        // A copy first: what moves up may overlap where it goes.
+        sequence.narrow(1, first, behind).copy_(sequence.narrow(1, first + count, behind).clone());
+      }
+    length -= count;
+  }
+  set_lengths(std::move(lengths));
+}
+
+void KvCache::replace(const std::vector<std::int64_t>& sequences, const KvCache& part) {
+  const std::int64_t most = std::min(capacity_, part.capacity_);
+  std::vector<std::int64_t> lengths = lengths_;
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
+      const std::vector<at::Tensor> from = tensors_of(part.layers_[layer]);
+      const std::vector<at::Tensor> to = tensors_of(layers_[layer]);
+      for (std::size_t k = 0; k < to.size(); ++k)
+        to[k]
+            .select(0, sequences[i])
+            .narrow(1, 0, most)
+            .copy_(from[k].select(0, static_cast<std::int64_t>(i)).narrow(1, 0, most));
+    }
+    lengths[static_cast<std::size_t>(sequences[i])] = part.lengths_[i];
+  }
+  set_lengths(std::move(lengths));
+}
+
+KvCache KvCache::make_empty(std::int64_t batch, std::int64_t capacity) const {
+  KvCache cache = *this;
+  const auto resized = [&](const at::Tensor& tensor) {
+    std::vector<std::int64_t> sizes = tensor.sizes().vec();
+    sizes[0] = batch;
+    sizes[2] = capacity;
+    return at::zeros(sizes, tensor.options());
+  };
+  for (KvCacheLayer& layer : cache.layers_) {
+    layer.k = resized(layer.k);
+    layer.v = resized(layer.v);
+    if (layer.k_scale) layer.k_scale = resized(*layer.k_scale);
+    if (layer.v_scale) layer.v_scale = resized(*layer.v_scale);
+  }
+  cache.begin(batch, capacity);
+  return cache;
+}
+
+void KvCache::begin(std::int64_t batch, std::int64_t capacity) {
+  capacity_ = capacity;
+  lengths_.assign(static_cast<std::size_t>(batch), 0);
+  const at::Tensor& k = layers_.front().k;
+  cache_seqlens_ = at::zeros({batch}, k.options().dtype(at::kInt));
+  // The size is the same for every dtype of the queries.
+  const at::ScalarType dtype = k.scalar_type() == at::kChar ? at::kFloat : k.scalar_type();
+  workspace_ =
+      ops::decode_workspace(at::empty({batch, k.size(1), 1, k.size(3)}, k.options().dtype(dtype)), k);
 }
 
 std::int64_t KvCache::byte_size() const {
   std::int64_t bytes = 0;
   for (const KvCacheLayer& layer : layers_)
-    for (const at::Tensor& tensor :
-         {layer.k, layer.v, layer.k_scale.value_or(at::Tensor()), layer.v_scale.value_or(at::Tensor())})
-      if (tensor.defined()) bytes += static_cast<std::int64_t>(tensor.nbytes());
+    for (const at::Tensor& tensor : tensors_of(layer)) bytes += static_cast<std::int64_t>(tensor.nbytes());
   return bytes;
 }
 

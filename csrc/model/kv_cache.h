@@ -36,25 +36,43 @@ class KvCache {
   const at::Tensor& workspace() const { return workspace_; }          // for ops::decode_attention
   std::int64_t batch() const { return cache_seqlens_.numel(); }
   std::int64_t capacity() const { return capacity_; }
-  std::int64_t length() const { return length_; }  // tokens held; the same in every sequence
+  // Tokens held, by sequence: known on the host too, so that nothing has to wait for the device.
+  const std::vector<std::int64_t>& lengths() const { return lengths_; }
+  std::int64_t length() const;  // of the longest sequence
+  bool uniform() const;         // all sequences are of that length
 
-  // Counts tokens that every layer has appended. Throws std::out_of_range past the capacity.
+  // Counts tokens that every layer has appended: the same number of each sequence, or `tokens` [batch].
+  // Throws std::out_of_range past the capacity.
   void advance(std::int64_t tokens);
-  // Forgets all but the first `length` tokens. Throws std::out_of_range if there are fewer.
+  void advance(const std::vector<std::int64_t>& tokens);
+  // Takes note of tokens of each sequence that a captured step has appended and counted on the device.
+  void note_appended(std::int64_t tokens);
+  // Forgets all but the first `length` tokens. Throws std::out_of_range if a sequence has fewer.
   void crop(std::int64_t length);
   void reset() { crop(0); }
+
+  // Forgets `count` tokens from `first` on of each of `sequences`; those behind them move up, with the
+  // positions that they were computed for. Throws std::out_of_range if a sequence has fewer.
+  void drop(const std::vector<std::int64_t>& sequences, std::int64_t first, std::int64_t count);
+  // Takes what `part` holds as the new content of `sequences`: one of its own after the other.
+  void replace(const std::vector<std::int64_t>& sequences, const KvCache& part);
+  // An empty cache for the same layers.
+  KvCache make_empty(std::int64_t batch, std::int64_t capacity) const;
 
   std::int64_t byte_size() const;
 
  private:
-  void set_length(std::int64_t length);
+  // What depends on the layers' tensors and on their sizes alone.
+  void begin(std::int64_t batch, std::int64_t capacity);
+  void count(const std::vector<std::int64_t>& tokens);
+  void set_lengths(std::vector<std::int64_t> lengths);
 
   std::vector<KvCacheLayer> layers_;
   at::Tensor cache_seqlens_;
   at::Tensor workspace_;
-  std::int64_t capacity_;
+  std::int64_t capacity_ = 0;
   std::int64_t sharing_group_;
-  std::int64_t length_ = 0;
+  std::vector<std::int64_t> lengths_;
 };
 
 }  // namespace kvfuse

@@ -7,8 +7,9 @@
 namespace kvfuse {
 
 // `weights` as `strategy` runs them: a borrowing layer keeps only the query rows of its fused QKV projection,
-// or, with q_alignment, takes its owner's. Views of the same memory: nothing is copied.
-// Throws std::invalid_argument if the weights share layers already, or groups are smaller than 1.
+// or takes its owner's if its q_alignment is kCopy. Views of the same memory: nothing is copied.
+// Throws std::invalid_argument if the weights share layers already, if groups are smaller than 1, or if
+// q_alignment is kFit, which takes fit_shared_layers.
 Gpt2Weights with_shared_layers(Gpt2Weights weights, const Strategy& strategy);
 
 }  // namespace kvfuse

@@ -1,4 +1,5 @@
-// What libkvfuse_ops_cuda.so offers beside the operators: the device, and the decode step as a CUDA graph.
+// What libkvfuse_ops_cuda.so offers beside the operators: the device, the decode step as a CUDA graph, and
+// marks for profilers.
 #include "csrc/ops/cuda_services.h"
 
 #include <ATen/ops/empty.h>
@@ -6,6 +7,8 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_profiler_api.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
 
@@ -106,6 +109,26 @@ class CapturedStep final : public StepGraph {
   cudaGraphExec_t executable_ = nullptr;
 };
 
+class MarkedRange final : public ProfiledRange {
+ public:
+  MarkedRange(const std::string& name, int device) : guard_(static_cast<c10::DeviceIndex>(device)) {
+    C10_CUDA_CHECK(cudaDeviceSynchronize());
+    C10_CUDA_CHECK(cudaProfilerStart());
+    nvtxRangePushA(name.c_str());
+  }
+  // An error of what ran inside comes back from the next call that is checked.
+  ~MarkedRange() override {
+    (void)cudaDeviceSynchronize();
+    nvtxRangePop();
+    (void)cudaProfilerStop();
+  }
+  MarkedRange(const MarkedRange&) = delete;
+  MarkedRange& operator=(const MarkedRange&) = delete;
+
+ private:
+  const c10::cuda::CUDAGuard guard_;
+};
+
 class Services final : public CudaServices {
  public:
   CudaDevice device(int index) const override {
@@ -121,6 +144,10 @@ class Services final : public CudaServices {
 
   std::unique_ptr<StepGraph> capture_step(const DecodeStepParams& params, int device) const override {
     return std::make_unique<CapturedStep>(params, device);
+  }
+
+  std::unique_ptr<ProfiledRange> profile(const std::string& name, int device) const override {
+    return std::make_unique<MarkedRange>(name, device);
   }
 };
 

@@ -27,6 +27,14 @@ class StepGraph {
   virtual void replay() = 0;
 };
 
+// From its making to its end the device is profiled: an NVTX range, and what profilers collect if told to
+// wait for the program (`ncu --profile-from-start off`, `nsys profile -c cudaProfilerApi`). The device is
+// idle at both ends. Made and ended by one thread.
+class ProfiledRange {
+ public:
+  virtual ~ProfiledRange() = default;
+};
+
 class CudaServices {
  public:
   virtual CudaDevice device(int index) const = 0;
@@ -35,6 +43,8 @@ class CudaServices {
   // graph. The graph brings its own logits, workspace and splits. Sequences must have room for a token: a
   // step is run to load the kernels, and tokens, cache_seqlens and steps are put back after it.
   virtual std::unique_ptr<StepGraph> capture_step(const DecodeStepParams& params, int device) const = 0;
+
+  virtual std::unique_ptr<ProfiledRange> profile(const std::string& name, int device) const = 0;
 
  protected:
   ~CudaServices() = default;

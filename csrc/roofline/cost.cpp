@@ -21,18 +21,24 @@ Cost forward_cost(const TransformerShape& shape, std::int64_t batch, std::int64_
   return {.flops = 2 * multiply_adds, .bytes = weights + cache};
 }
 
+double shortest_ms(const Cost& cost, const MachineLimits& limits) {
+  return 1e3 * std::max(cost.bytes / limits.read_bytes_per_s, cost.flops / limits.matmul_flops_per_s);
+}
+
 GenerationCost generation_cost(const TransformerShape& shape, bool cached, std::int64_t batch,
                                std::int64_t prompt_length, std::int64_t new_tokens,
-                               const MachineLimits& limits) {
+                               const MachineLimits& limits, const SeenTokens& seen) {
   GenerationCost result;
-  for (std::int64_t i = 0; i < new_tokens; ++i) {
-    const bool decode = cached && i > 0;
-    const Cost pass = decode ? forward_cost(shape, batch, prompt_length + i - 1, 1)
-                             : forward_cost(shape, batch, 0, prompt_length + i);
+  std::int64_t length = prompt_length;  // tokens that the next one is predicted from
+  for (std::int64_t i = 0; i < new_tokens; ++i, ++length) {
+    const bool full = length > seen.most;
+    if (full) length = seen.keep;
+    const bool decode = cached && i > 0 && !(full && seen.run_again);
+    const Cost pass =
+        decode ? forward_cost(shape, batch, length - 1, 1) : forward_cost(shape, batch, 0, length);
     result.total.flops += pass.flops;
     result.total.bytes += pass.bytes;
-    result.shortest_ms +=
-        1e3 * std::max(pass.bytes / limits.read_bytes_per_s, pass.flops / limits.matmul_flops_per_s);
+    result.shortest_ms += shortest_ms(pass, limits);
   }
   return result;
 }

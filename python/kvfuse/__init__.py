@@ -17,8 +17,8 @@ def versions() -> list[dict[str, Any]]:
     """The named KV-cache strategies, one dict each.
 
     Keys: ``name``, ``description``, ``use_cache``, ``kv_cache_dtype`` ("model" or "int8"), ``sharing_group``
-    (layers that share one K/V; 1 = none) and ``q_alignment``; and, as the flags that these amount to,
-    ``kv_cache_quant`` and ``cross_layer_sharing``.
+    (layers that share one K/V; 1 = none) and ``q_alignment_method`` ("none", "copy" or "fit"); and, as the
+    flags that these amount to, ``kv_cache_quant``, ``cross_layer_sharing`` and ``q_alignment``.
     """
     return _C.versions()
 

@@ -1,8 +1,5 @@
 // libFuzzer entry: no bytes make the byte-level BPE do anything but load and encode, or throw DataFileError;
 // what it encodes decodes to the same text.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -13,23 +10,9 @@
 #include "csrc/text/token_file.h"
 #include "csrc/text/utf8.h"
 #include "tests/cpp/bpe_files.h"
+#include "tests/cpp/memory_file.h"
 
 namespace {
-
-class MemoryFile {
- public:
-  explicit MemoryFile(const char* name) : descriptor_(::memfd_create(name, MFD_CLOEXEC)) {}
-
-  std::string holding(const std::string& bytes) const {
-    if (::ftruncate(descriptor_, 0) != 0 ||
-        ::pwrite(descriptor_, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-      std::abort();
-    return "/proc/self/fd/" + std::to_string(descriptor_);
-  }
-
- private:
-  int descriptor_;
-};
 
 constexpr const char* kSoundMerges = "#version: 0.2\nh e\nt he\na a\naa a\n\u0120 the\n";
 
@@ -49,8 +32,8 @@ void check_round_trip(const kvfuse::Gpt2Tokenizer& bpe, std::string_view text) {
 // that belong to them, 3 nothing. Parts end with a 0x01.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  static const MemoryFile merges_file("merges");
-  static const MemoryFile ids_file("ids");
+  static const kvfuse::MemoryFile merges_file("merges");
+  static const kvfuse::MemoryFile ids_file("ids");
   static const kvfuse::Gpt2Tokenizer sound(merges_file.holding(kSoundMerges),
                                            ids_file.holding(kvfuse::encoder_for(kSoundMerges).dump()));
   const int kind = data[0] % 4;

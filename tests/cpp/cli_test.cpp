@@ -116,6 +116,31 @@ TEST_F(Cli, EveryOptionReachesItsKey) {
   EXPECT_EQ(config.origin.at("max_tokens"), "--max-tokens");
 }
 
+TEST_F(Cli, TheStagesOfTheRoofline) {
+  const BenchConfig config =
+      resolve_config(parse({"roofline", "--stages", "v2_prefill", "v1", "--profile-P", "300"}));
+  EXPECT_EQ(config.profile_stages, (Words{"v2_prefill", "v1_decode"}));
+  EXPECT_EQ(config.profile_P, 300);
+  // Versions named on the command line are meant for it too; those of a file go their own way.
+  EXPECT_EQ(resolve_config(parse({"roofline", "--version", "v2", "v0"})).profile_stages,
+            (Words{"v2_decode", "v0_decode"}));
+  EXPECT_EQ(resolve_config(parse({"--version", "v2", "--stages", "v1_prefill"})).profile_stages,
+            Words{"v1_prefill"});
+  write("c.yaml", "versions: [v2]\nprofile_stages: [v1_prefill]\n");
+  EXPECT_EQ(resolve_config(parse({"--config", "c.yaml"})).profile_stages, Words{"v1_prefill"});
+  // It generates nothing, so the default lengths need not fit.
+  write("small.yaml", "model_config: {block_size: 64}\n");
+  EXPECT_EQ(resolve_config(parse({"roofline", "--config", "small.yaml"})).profile_P, 63);
+  EXPECT_EQ(
+      problems_of({"roofline", "--config", "small.yaml", "--profile-P", "64"}),
+      Words{"--profile-P: expected P + 1 token of a decode stage <= block_size (64 of custom), got 64 + 1 "
+            "(hint: lower profile_P)"});
+  EXPECT_EQ(
+      problems_of({"--stages", "v1_decode", "roofline"}),
+      Words{"--stages: expected stages, got the benchmark \"roofline\" (hint: name benchmarks before the "
+            "options)"});
+}
+
 TEST_F(Cli, CommandLineOverFileOverDefault) {
   write("c.yaml", "pretrained: gpt2-xl\nversions: [v2]\nlog_file: file.jsonl\nseed: 7\n");
   const BenchConfig config =
@@ -150,7 +175,7 @@ TEST_F(Cli, ProblemsOfFileAndCommandLineComeTogether) {
       problems_of({"--config", "c.yaml", "--version", "v9", "--max-tokens", "1e3"}),
       (Words{
           "c.yaml:1:1: sede: expected a known key, got an unknown one (hint: did you mean \"seed\"?)",
-          "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, got \"v9\"",
+          "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f, got \"v9\"",
           "--max-tokens: expected integer in [2, 1000000000], got \"1e3\" (hint: write all digits, without "
           "fraction or exponent)"}));
 }
@@ -164,13 +189,13 @@ TEST_F(Cli, WrongCallsAreRefusedInOneLine) {
       {{"-x"}, "-x: expected a known option, got an unknown one (hint: see --help)"},
       {{"latncy"},
        "\"latncy\": expected a benchmark (all, latency, latency_vs_T, vram, vram_vs_T, phase, "
-       "per_phase_breakdown, capacity, max_batch_capacity, perplexity) (hint: "
+       "per_phase_breakdown, capacity, max_batch_capacity, perplexity, roofline) (hint: "
        "did you mean "
        "\"latency\"?)"},
       {{"--config"}, "--config: expected a value, got none (hint: see --help)"},
       {{"--version"}, "--version: expected a value, got none (hint: see --help)"},
       {{"latency", "--version", "--quiet"},
-       "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, got \"--quiet\""},
+       "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f, got \"--quiet\""},
       {{"--version", "v1", "latency"},
        "--version: expected versions, got the benchmark \"latency\" (hint: name benchmarks before the "
        "options)"},

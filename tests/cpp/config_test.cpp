@@ -117,7 +117,13 @@ const BadText kBadTexts[] = {
     {"num_measure_runs: 0\n", "c.yaml:1:19: num_measure_runs: "},
     {"num_threads: 1025\n", "c.yaml:1:14: num_threads: expected integer in [1, 1024]"},
     {"max_tokens: 1\n", "c.yaml:1:13: max_tokens: expected integer in [2, 1000000000]"},
+    {"calibration_tokens: 0\n", "c.yaml:1:21: calibration_tokens: expected integer in [1, 1000000000]"},
     {"top_k: -5\n", "c.yaml:1:8: top_k: "},
+    {"overflow_keep: 0\n", "c.yaml:1:16: overflow_keep: expected integer in [1, 1048576], got \"0\""},
+    {"sink_tokens: 0\n", "c.yaml:1:14: sink_tokens: expected integer in [1, 1048576], got \"0\""},
+    {"sink_tokens: null\n", "c.yaml:1:1: sink_tokens: ", "got nothing"},
+    {"document_separator: -1\n", "c.yaml:1:21: document_separator: expected integer in [0, 65535]"},
+    {"document_separator: true\n", "c.yaml:1:21: document_separator: ", "got \"true\""},
     // Numbers
     {"temperature: .nan\n", "c.yaml:1:14: temperature: expected number in [0, 100], got \".nan\""},
     {"temperature: .inf\n", "c.yaml:1:14: temperature: "},
@@ -148,6 +154,7 @@ const BadText kBadTexts[] = {
     {"log_file: ''\n", "c.yaml:1:11: log_file: expected a path"},
     {"log_file: \"a\\0b\"\n", "c.yaml:1:11: log_file: ", "without control characters"},
     {"log_file: " + std::string(5000, 'x') + "\n", "c.yaml:1:11: log_file: ", "at most 4096 bytes"},
+    {"calibration: [a.bin]\n", "c.yaml:1:14: calibration: expected a path, got a list"},
     {"weights: true\n", "c.yaml:1:10: weights: expected a path"},
     {"memory_budget: 2 GiBi\n", "c.yaml:1:16: memory_budget: expected a size", "such as 2 GiB"},
     {"memory_budget: 0\n", "c.yaml:1:16: memory_budget: "},
@@ -166,12 +173,42 @@ const BadText kBadTexts[] = {
     {"versions: [v0, v9]\n", "c.yaml:1:16: versions[1]: expected one of v0, v1, v2"},
     {"versions: [v1, v1]\n", "c.yaml:1:16: versions[1]: expected each value once"},
     {"versions: v1\n", "c.yaml:1:11: versions: ", "hint: write [v1]"},
+    {"profile_stages: [v0_prefill, v1_decod]\n",
+     "c.yaml:1:30: profile_stages[1]: expected one of v0, v1, v2, ", "v4a_decode, "},
+    {"profile_stages: [v1_prefil]\n", "c.yaml:1:18: profile_stages[0]: ", "did you mean \"v1_prefill\"?"},
+    {"profile_stages: [v1, v1_decode]\n", "c.yaml:1:22: profile_stages[1]: expected each value once"},
+    {"profile_stages: v1_decode\n", "c.yaml:1:17: profile_stages: ", "hint: write [v1_decode]"},
+    {"profile_stages: []\n", "c.yaml:1:17: profile_stages: ", "got an empty list"},
+    {"profile_P: 0\n", "c.yaml:1:12: profile_P: expected integer in [1, 1048576]"},
+    {"profile_P: 512.0\n", "c.yaml:1:12: profile_P: ", "without fraction or exponent"},
+    {"overflow: slid\n", "c.yaml:1:11: overflow: expected one of error, slide, sink, got \"slid\"",
+     "did you mean \"slide\"?"},
+    {"overflow: true\n", "c.yaml:1:11: overflow: expected one of error, slide, sink"},
+    {"overflow:\n", "c.yaml:1:1: overflow: expected one of error, slide, sink, got nothing"},
     // Across keys
+    {"overflow: slide\noverflow_keep: 1025\n",
+     "c.yaml:2:16: overflow_keep: expected at most block_size (1024 of gpt2), got 1025"},
+    {"overflow: slide\nprompt_length: 1025\n",
+     "c.yaml:2:16: prompt_length: expected at most block_size (1024 of gpt2) tokens, seen at once, got 1025"},
+    {"overflow: sink\nversions: [v1]\noverflow_keep: 8\nsink_tokens: 8\n",
+     "c.yaml:4:14: sink_tokens: expected fewer than the 8 tokens that overflow_keep leaves, got 8"},
+    {"overflow: sink\nversions: [v1, v0]\n",
+     "c.yaml:1:11: overflow: expected error or slide beside the version v0, which keeps no cache",
+     "drop v0 from versions"},
+    {"document_separator: 50257\n",
+     "c.yaml:1:21: document_separator: expected a token below vocab_size (50257 of gpt2), got 50257"},
+    {"profile_P: 1024\n",
+     "c.yaml:1:12: profile_P: expected P + 1 token of a decode stage <= block_size (1024 of gpt2)",
+     "got 1024 + 1 (hint: lower profile_P)"},
+    {"profile_P: 1025\nprofile_stages: [v0_prefill]\n",
+     "c.yaml:1:12: profile_P: expected P <= block_size (1024 of gpt2), got 1025 (hint"},
     {"T_values: [64, 2048, 128]\n",
      "c.yaml:1:11: T_values: expected prompt_length + T <= block_size (1024 of gpt2)",
      "got 32 + 2048 = 2080"},
     {"prompt_length: 600\n", "T_values: expected prompt_length + T <= block_size", "got 600 + 512 = 1112"},
     {"T_star: 1000\n", "c.yaml:1:9: T_star: ", "got 32 + 1000 = 1032"},
+    {"calibration_tokens: 64\n", "c.yaml:1:21: calibration_tokens: expected more than head_dim (64 of gpt2)",
+     "got 64"},
     {"model_config: {n_head: 7}\n", "c.yaml:1:15: model_config: expected n_embd to be a multiple of n_head"},
     {"model_config: {n_head: 256}\n", "c.yaml:1:15: model_config: expected a head_dim", "got 768 / 256 = 3"},
     {"model_config: {n_layer: 0}\n", "c.yaml:1:25: model_config.n_layer: ", "got \"0\""},
@@ -268,10 +305,11 @@ TEST(Config, ReadsEveryKey) {
       "pretrained: null\ndtype: bfloat16\nprompt_length: 8\nbatch_size: 2\nT_values:\n- 16\n- 32\nT_star: "
       "16\n"
       "num_warmup_runs: 0\nnum_measure_runs: 2\nseed: 9223372036854775807\nlog_file: \"out/a b.jsonl\"\n"
-      "versions: [v2, v0]\ndevice: cpu\nweights: w.safetensors\nstrict_weights: true\ndataset: d.bin\r\n"
-      "memory_budget: 1.5 GiB\nnum_threads: 2\nmax_tokens: 4096\nautoregressive: true\ntemperature: "
+      "versions: [v2, v1]\ndevice: cpu\nweights: w.safetensors\nstrict_weights: true\ndataset: d.bin\r\n"
+      "memory_budget: 1.5 GiB\nnum_threads: 2\nmax_tokens: 4096\noverflow: sink\noverflow_keep: 9\n"
+      "sink_tokens: 5\ndocument_separator: 50\nautoregressive: true\ntemperature: "
       "8e-1\ntop_k: 40\n"
-      "top_p: 0.9\n");
+      "top_p: 0.9\ncalibration: c.bin\ncalibration_tokens: 33\n");
   EXPECT_EQ(config.model_name, "custom");
   EXPECT_EQ(config.model, (ModelConfig{.n_layer = 2,
                                        .n_head = 4,
@@ -289,7 +327,7 @@ TEST(Config, ReadsEveryKey) {
   EXPECT_EQ(config.num_measure_runs, 2);
   EXPECT_EQ(config.seed, 9223372036854775807);
   EXPECT_EQ(config.log_file, "out/a b.jsonl");
-  EXPECT_EQ(config.versions, (std::vector<std::string>{"v2", "v0"}));
+  EXPECT_EQ(config.versions, (std::vector<std::string>{"v2", "v1"}));
   EXPECT_EQ(config.device, Device::kCpu);
   EXPECT_EQ(config.weights, "w.safetensors");
   EXPECT_TRUE(config.strict_weights);
@@ -297,11 +335,27 @@ TEST(Config, ReadsEveryKey) {
   EXPECT_EQ(config.memory_budget, std::int64_t{3} << 29);
   EXPECT_EQ(config.num_threads, 2);
   EXPECT_EQ(config.max_tokens, 4096);
+  EXPECT_EQ(config.overflow, Overflow::kSink);
+  EXPECT_EQ(config.overflow_policy().keep, 9);
+  EXPECT_EQ(config.overflow_policy().sink, 5);
+  EXPECT_EQ(config.document_separator, 50);
   EXPECT_TRUE(config.autoregressive);
   EXPECT_DOUBLE_EQ(config.temperature, 0.8);
   EXPECT_EQ(config.top_k, 40);
   EXPECT_DOUBLE_EQ(config.top_p, 0.9);
+  EXPECT_EQ(config.calibration, "c.bin");
+  EXPECT_EQ(config.calibration_tokens, 33);
   EXPECT_EQ(config.origin.at("seed"), "c.yaml:19:7");
+}
+
+TEST(Config, LengthsBeyondTheModelAreAChoice) {
+  EXPECT_EQ(load("seed: 1\n").overflow, Overflow::kError);
+  EXPECT_EQ(problems_of("T_values: [2000]\n").size(), 1U);
+  const BenchConfig config = load("T_values: [2000]\noverflow: slide\n");
+  EXPECT_EQ(config.overflow_policy().keep, 512);
+  EXPECT_EQ(config.overflow_policy().sink, 0);
+  // What is measured at T_star stays within the window.
+  EXPECT_EQ(problems_of("T_star: 1000\noverflow: slide\n").size(), 1U);
 }
 
 TEST(Config, UnitsOfTheMemoryBudget) {
@@ -316,6 +370,20 @@ TEST(Config, UnitsOfTheMemoryBudget) {
   EXPECT_EQ(bytes("'2 GiB'"), std::int64_t{2} << 30);
   EXPECT_EQ(bytes("3G"), 3'000'000'000);
   EXPECT_EQ(bytes("3Gi"), std::int64_t{3} << 30);
+}
+
+TEST(Config, ThePassesOfTheRoofline) {
+  const BenchConfig defaults = load("seed: 42\n");
+  EXPECT_EQ(defaults.profile_stages, (std::vector<std::string>{"v0_prefill", "v1_prefill", "v1_decode"}));
+  EXPECT_EQ(defaults.profile_P, 512);
+  const BenchConfig small = load("model_config: {block_size: 64}\nprompt_length: 1\nT_values: [1]\n");
+  EXPECT_EQ(small.profile_P, 63) << "the default leaves room for a decode stage";
+  const BenchConfig chosen = load("profile_P: 1024\nprofile_stages: [v2_prefill, v0_prefill]\n");
+  EXPECT_EQ(chosen.profile_P, 1024);
+  EXPECT_EQ(chosen.profile_stages, (std::vector<std::string>{"v2_prefill", "v0_prefill"}));
+  EXPECT_EQ(load("profile_stages: [v2, v1_prefill]\n").profile_stages,
+            (std::vector<std::string>{"v2_decode", "v1_prefill"}))
+      << "a version is its decode stage";
 }
 
 TEST(Config, PretrainedOverridesModelConfig) {

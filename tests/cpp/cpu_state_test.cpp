@@ -80,7 +80,7 @@ TEST_F(CpuStateTest, WhatMakesTimesUnrepeatable) {
   EXPECT_EQ(state.governor, "mixed");
   EXPECT_EQ(state.boost, false);
   EXPECT_EQ(cpu_state_warnings(state),
-            (Words{"the CPU's clock is scaled (governor mixed): times vary with its mood (hint: cpupower "
+            (Words{"the CPU's clock is scaled (governor mixed): times vary with it (hint: cpupower "
                    "frequency-set -g performance)",
                    "no CPU runs faster than 2000 of 3000 MHz: they idle or are throttled"}));
 }

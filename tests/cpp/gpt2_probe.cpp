@@ -46,7 +46,7 @@ int run(char** argv) {
     write_all(model.forward(tokens, held, kvfuse::LogitsOf::kEveryToken));
   } else {
     kvfuse::Sampler greedy({});
-    write_all(kvfuse::generate(model, held, tokens, number(9), greedy));
+    write_all(kvfuse::generate(model, held, tokens, number(9), greedy).tokens);
   }
   return 0;
 }

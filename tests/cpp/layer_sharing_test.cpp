@@ -18,13 +18,14 @@ namespace {
 // Five layers: groups of 2 and 3 leave a smaller last one.
 constexpr ModelConfig kOdd = {.n_layer = 5, .n_head = 4, .n_embd = 64, .block_size = 96, .vocab_size = 101};
 
-Strategy sharing(int group, bool aligned = false, KvCacheDtype dtype = KvCacheDtype::kModel) {
+Strategy sharing(int group, QAlignment alignment = QAlignment::kNone,
+                 KvCacheDtype dtype = KvCacheDtype::kModel) {
   return {.name = "test",
           .description = "",
           .use_cache = true,
           .kv_cache_dtype = dtype,
           .sharing_group = group,
-          .q_alignment = aligned};
+          .q_alignment = alignment};
 }
 
 Gpt2Weights odd_weights() { return random_weights(kOdd, at::kFloat, 3, 0.2); }
@@ -70,7 +71,7 @@ TEST(LayerSharing, ABorrowerReadsItsOwnersRows) {
 TEST(LayerSharing, AlignmentTakesTheOwnersQueries) {
   const Gpt2Weights weights = odd_weights();
   const Gpt2Weights own = with_shared_layers(weights, sharing(2));
-  const Gpt2Weights aligned = with_shared_layers(weights, sharing(2, true));
+  const Gpt2Weights aligned = with_shared_layers(weights, sharing(2, QAlignment::kCopy));
   const auto queries = [&](std::size_t layer) { return weights.layers[layer].qkv_weight.narrow(0, 0, 64); };
   EXPECT_TRUE(at::equal(own.layers[3].qkv_weight, queries(3)));
   EXPECT_TRUE(at::equal(aligned.layers[3].qkv_weight, queries(2)));
@@ -95,13 +96,13 @@ TEST(LayerSharing, ParametersAndCacheCountTheOwnersAlone) {
 }
 
 TEST(LayerSharing, QuantisedGenerationRunsAndRepeats) {
-  const Strategy strategy = sharing(3, false, KvCacheDtype::kInt8);
+  const Strategy strategy = sharing(3, QAlignment::kNone, KvCacheDtype::kInt8);
   const Gpt2 model(with_shared_layers(odd_weights(), strategy));
   KvCache cache(kOdd, strategy, 2, 95, at::kFloat);
   Sampler greedy({});
   const at::Tensor prompt = random_tokens(2, 70);  // more than a tile of queries
-  const at::Tensor once = generate(model, &cache, prompt, 20, greedy);
-  EXPECT_TRUE(at::equal(generate(model, &cache, prompt, 20, greedy), once));
+  const at::Tensor once = generate(model, &cache, prompt, 20, greedy).tokens;
+  EXPECT_TRUE(at::equal(generate(model, &cache, prompt, 20, greedy).tokens, once));
 }
 
 TEST(LayerSharing, RefusesWhatDoesNotFit) {
@@ -115,6 +116,7 @@ TEST(LayerSharing, RefusesWhatDoesNotFit) {
   }
   EXPECT_THROW(with_shared_layers(model.weights(), sharing(2)), std::invalid_argument);
   EXPECT_THROW(with_shared_layers(odd_weights(), sharing(0)), std::invalid_argument);
+  EXPECT_THROW(with_shared_layers(odd_weights(), sharing(2, QAlignment::kFit)), std::invalid_argument);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "benchmark/limits.h"
 #include "benchmark/memory.h"
 #include "csrc/model/generate.h"
+#include "csrc/model/layer_fit.h"
 #include "csrc/model/layer_sharing.h"
 #include "csrc/versions/registry.h"
 
@@ -81,7 +82,7 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
 
 TEST(Versions, UnknownNameListsTheKnown) {
   EXPECT_EQ(error_of([] { find_version("v9"); }),
-            "unknown version \"v9\" (known: v0, v1, v2, v3, v4, v3a, v4a)");
+            "unknown version \"v9\" (known: v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f)");
   EXPECT_FALSE(uncached_baseline().use_cache);
   EXPECT_TRUE(cached_baseline().use_cache);
   EXPECT_EQ(cached_baseline().kv_cache_dtype, KvCacheDtype::kModel);
@@ -152,10 +153,10 @@ TEST(Gpt2, GreedyTokensAreTheSameWithAndWithoutCache) {
   const Gpt2 model = small_model();
   const at::Tensor prompts = random_tokens(64, 16);
   Sampler greedy({});
-  const at::Tensor uncached = generate(model, nullptr, prompts, 128, greedy);
+  const at::Tensor uncached = generate(model, nullptr, prompts, 128, greedy).tokens;
   KvCache cache = make_cache("v1", 64);
-  EXPECT_TRUE(at::equal(generate(model, &cache, prompts, 128, greedy), uncached));
-  EXPECT_TRUE(at::equal(generate(model, &cache, prompts, 128, greedy), uncached));  // the cache starts over
+  EXPECT_TRUE(at::equal(generate(model, &cache, prompts, 128, greedy).tokens, uncached));
+  EXPECT_TRUE(at::equal(generate(model, &cache, prompts, 128, greedy).tokens, uncached));  // the cache starts over
 }
 
 TEST(Gpt2, RepeatsBitForBit) {
@@ -197,7 +198,10 @@ TEST(Gpt2, HalfPrecisionRunsEveryVersion) {
   for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
     for (const Strategy& version : versions()) {
       const auto model_in = [&](at::ScalarType type) {
-        return Gpt2(with_shared_layers(random_weights(kSmall, type, 7, 0.2), version));
+        const Gpt2Weights weights = random_weights(kSmall, type, 7, 0.2);
+        return Gpt2(version.q_alignment == QAlignment::kFit
+                        ? fit_shared_layers(weights, version, tokens.view({-1})).weights
+                        : with_shared_layers(weights, version));
       };
       const at::Tensor want = model_in(at::kFloat).forward(tokens, nullptr, LogitsOf::kLastToken);
       std::optional<KvCache> cache;
@@ -214,7 +218,7 @@ TEST(Gpt2, GenerationStopsWhenAsked) {
   int count = 0;
   EXPECT_EQ(
       generate(model, nullptr, random_tokens(1, 4), 50, greedy, {.on_token = [&] { return ++count < 3; }})
-          .size(1),
+          .tokens.size(1),
       7);
 }
 

@@ -1,15 +1,12 @@
 // libFuzzer entry: no bytes make the safetensors reader do anything but accept them or throw ModelFileError.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "csrc/model/safetensors.h"
+#include "tests/cpp/memory_file.h"
 
 // An odd first byte puts the right length before what follows, up to its last brace, so that inputs soon
 // reach the checks behind the length.
@@ -22,11 +19,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::memcpy(bytes.data(), &length, 8);
   }
 
-  static const int descriptor = ::memfd_create("fuzz", MFD_CLOEXEC);
-  static const std::string path = "/proc/self/fd/" + std::to_string(descriptor);
-  if (::ftruncate(descriptor, 0) != 0 ||
-      ::pwrite(descriptor, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-    std::abort();
+  static const kvfuse::MemoryFile memory("weights");
+  const std::string path = memory.holding({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   try {
     const kvfuse::SafetensorsFile file = kvfuse::SafetensorsFile::open(path);
     for (const kvfuse::TensorEntry& entry : file.tensors()) {

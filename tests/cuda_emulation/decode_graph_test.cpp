@@ -51,6 +51,7 @@ class EmulatedServices final : public ops::CudaServices {
   std::unique_ptr<ops::StepGraph> capture_step(const DecodeStepParams& params, int) const override {
     return std::make_unique<EmulatedStep>(params);
   }
+  std::unique_ptr<ops::ProfiledRange> profile(const std::string&, int) const override { return nullptr; }
 };
 
 class DecodeGraphTest : public testing::TestWithParam<const char*> {};
@@ -65,16 +66,39 @@ TEST_P(DecodeGraphTest, GivesTheTokensOfTheModel) {
 
   KvCache cache(kModel, strategy, 3, 7 + new_tokens, at::kFloat);
   Sampler sampler(greedy);
-  const at::Tensor want = generate(model, &cache, prompt, new_tokens, sampler);
+  const at::Tensor want = generate(model, &cache, prompt, new_tokens, sampler).tokens;
   KvCache graph_cache(kModel, strategy, 3, 7 + new_tokens, at::kFloat);
-  DecodeGraph graph(model, graph_cache, greedy, /*overlap_kernels=*/false, EmulatedServices());
+  DecodeGraph graph(model, graph_cache, new_tokens, greedy, /*overlap_kernels=*/false, EmulatedServices());
   for (int call = 0; call < 2; ++call) {  // the second finds what the first left
-    const at::Tensor got = generate(model, graph_cache, graph, prompt, new_tokens, sampler);
+    const at::Tensor got = generate(model, graph_cache, graph, prompt, new_tokens, sampler).tokens;
     EXPECT_TRUE(at::equal(got, want)) << "call " << call << "\n" << got << "\n" << want;
     EXPECT_EQ(graph_cache.length(), cache.length());
     EXPECT_TRUE(at::equal(graph_cache.cache_seqlens(), cache.cache_seqlens()));
   }
   EXPECT_FALSE(at::equal(want.select(1, -1), want.select(1, -2)));  // greedy output varies
+}
+
+// Sequences of different lengths, two of which outgrow the window within the run.
+TEST_P(DecodeGraphTest, GivesTheTokensOfMixedLengths) {
+  const Strategy& strategy = find_version(GetParam());
+  const Gpt2 model(with_shared_layers(random_weights(kModel, at::kFloat, 5, 0.2), strategy));
+  const TokenBatch prompt(at::randint(0, kModel.vocab_size, {3, 44}, at::kLong), {1, 44, 39});
+  const std::int64_t new_tokens = 12;
+  emulation::set_options({.seed = 1});
+  for (const OverflowPolicy policy : {OverflowPolicy{.kind = Overflow::kSlide, .keep = 40},
+                                      OverflowPolicy{.kind = Overflow::kSink, .keep = 40, .sink = 2}}) {
+    KvCache cache(kModel, strategy, 3, kModel.block_size, at::kFloat);
+    Sampler sampler({});
+    const TokenBatch want = generate(model, &cache, prompt, new_tokens, sampler, {.overflow = policy});
+    KvCache graph_cache(kModel, strategy, 3, kModel.block_size, at::kFloat);
+    DecodeGraph graph(model, graph_cache, new_tokens, {}, /*overlap_kernels=*/false, EmulatedServices());
+    const TokenBatch got =
+        generate(model, graph_cache, graph, prompt, new_tokens, sampler, {.overflow = policy});
+    EXPECT_TRUE(at::equal(got.tokens, want.tokens)) << got.tokens << "\n" << want.tokens;
+    EXPECT_EQ(got.lengths, (std::vector<std::int64_t>{13, 56, 51}));
+    EXPECT_EQ(graph_cache.lengths(), cache.lengths());
+    EXPECT_TRUE(at::equal(graph_cache.cache_seqlens(), cache.cache_seqlens()));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Emulated, DecodeGraphTest, testing::Values("v1", "v2", "v3", "v4", "v3a", "v4a"),
@@ -85,11 +109,11 @@ TEST(DecodeGraph, StopsWhenToldTo) {
   const Gpt2 model(random_weights(kModel, at::kFloat, 5, 0.2));
   const at::Tensor prompt = at::randint(0, kModel.vocab_size, {1, 4}, at::kLong);
   KvCache cache(kModel, strategy, 1, 30, at::kFloat);
-  DecodeGraph graph(model, cache, {}, false, EmulatedServices());
+  DecodeGraph graph(model, cache, 20, {}, false, EmulatedServices());
   Sampler sampler({});
   int tokens = 0;
   const at::Tensor got =
-      generate(model, cache, graph, prompt, 20, sampler, {.on_token = [&] { return ++tokens < 5; }});
+      generate(model, cache, graph, prompt, 20, sampler, {.on_token = [&] { return ++tokens < 5; }}).tokens;
   EXPECT_EQ(got.size(1), 4 + 5);
   EXPECT_EQ(cache.length(), 4 + 4);  // the last token is chosen, not cached
 }
@@ -97,7 +121,7 @@ TEST(DecodeGraph, StopsWhenToldTo) {
 TEST(DecodeGraph, RefusesACacheForOtherGroups) {
   const Gpt2 model(random_weights(kModel, at::kFloat, 5));
   KvCache cache(kModel, find_version("v3"), 1, 8, at::kFloat);
-  EXPECT_THROW(DecodeGraph(model, cache, {}, false, EmulatedServices()), std::invalid_argument);
+  EXPECT_THROW(DecodeGraph(model, cache, 7, {}, false, EmulatedServices()), std::invalid_argument);
 }
 
 }  // namespace

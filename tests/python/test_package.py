@@ -29,7 +29,7 @@ def test_versions_are_rows_of_independent_choices():
         assert row["description"] and row["kv_cache_dtype"] in ("model", "int8")
         assert row["kv_cache_quant"] is (row["kv_cache_dtype"] != "model")
         assert row["cross_layer_sharing"] is (row["sharing_group"] > 1)
-        assert row["q_alignment"] in (False, True)
+        assert row["q_alignment"] == (row["q_alignment_method"] != "none")
     assert [versions[name]["use_cache"] for name in ("v0", "v1", "v2")] == [False, True, True]
     assert [versions[name]["kv_cache_dtype"] for name in ("v1", "v2")] == ["model", "int8"]
 
