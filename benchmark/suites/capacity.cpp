@@ -19,6 +19,7 @@ constexpr std::int64_t kMostSequences = 1 << 20;  // beyond this nothing is lear
 struct Found {
   std::int64_t max_batch = 0;
   std::int64_t trials = 0;
+  std::int64_t refused = 0;          // of them those that ran out of memory
   std::int64_t peak_bytes = 0;       // of the largest batch that fits
   std::int64_t baseline_bytes = 0;   // before the search
   std::int64_t remaining_bytes = 0;  // after it
@@ -52,7 +53,10 @@ class Search {
     // Outside of the handler of the error, which keeps what it unwinds alive on some platforms.
     release_memory(session_.device());
     if (outcome.status == Status::kFailed) throw std::invalid_argument(outcome.reason);
-    if (outcome.status != Status::kOk) return false;
+    if (outcome.status != Status::kOk) {
+      ++found_.refused;
+      return false;
+    }
     found_.max_batch = batch;
     found_.peak_bytes = memory_figures(session_.device()).peak_bytes;
     return true;
@@ -95,7 +99,8 @@ json measured(const Session& session, const Strategy& strategy, const Found& fou
           {"cache_bytes_per_sequence", need.cache},
           {"predicted_activation_bytes", need.activations(found.max_batch)},
           {"users_per_gb", static_cast<double>(found.max_batch) / (static_cast<double>(budget) / 1e9)},
-          {"num_trials", found.trials}};
+          {"num_trials", found.trials},
+          {"num_out_of_memory", found.refused}};
 }
 
 void run_version(Session& session, const std::string& version) {
