@@ -156,7 +156,8 @@ TEST(Gpt2, GreedyTokensAreTheSameWithAndWithoutCache) {
   const at::Tensor uncached = generate(model, nullptr, prompts, 128, greedy).tokens;
   KvCache cache = make_cache("v1", 64);
   EXPECT_TRUE(at::equal(generate(model, &cache, prompts, 128, greedy).tokens, uncached));
-  EXPECT_TRUE(at::equal(generate(model, &cache, prompts, 128, greedy).tokens, uncached));  // the cache starts over
+  EXPECT_TRUE(
+      at::equal(generate(model, &cache, prompts, 128, greedy).tokens, uncached));  // the cache starts over
 }
 
 TEST(Gpt2, RepeatsBitForBit) {
