@@ -36,6 +36,13 @@ std::int64_t ModelConfig::parameter_count(const Strategy& strategy) const {
   return parameter_count() - borrowing * 2 * n_embd * (n_embd + (bias ? 1 : 0));
 }
 
+void check_strategy(const Strategy& strategy) {
+  if (strategy.sharing_group < 1)
+    throw std::invalid_argument("version " + std::string(strategy.name) +
+                                ": expected a sharing_group of at least 1 layer, got " +
+                                std::to_string(strategy.sharing_group));
+}
+
 void check_model_config(const ModelConfig& config) {
   // The upper bounds keep every product of two fields far from 2^63.
   check_positive("n_layer", config.n_layer, 1024);

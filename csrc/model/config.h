@@ -58,6 +58,9 @@ struct Strategy {
   QAlignment q_alignment = QAlignment::kNone;
 };
 
+// Throws std::invalid_argument naming the version, the rule and the value.
+void check_strategy(const Strategy& strategy);
+
 // Layers that keep K and V of their own: the first of each group. The last group may be smaller.
 constexpr std::int64_t owning_layers(std::int64_t n_layer, std::int64_t sharing_group) {
   return (n_layer + sharing_group - 1) / sharing_group;

@@ -17,9 +17,7 @@ Gpt2Weights with_shared_layers(Gpt2Weights weights, const Strategy& strategy) {
         "with_shared_layers: expected weights in which every layer owns its K and V, "
         "got groups of " +
         std::to_string(weights.sharing_group));
-  if (strategy.sharing_group < 1)
-    throw std::invalid_argument("with_shared_layers: expected groups of at least 1 layer, got " +
-                                std::to_string(strategy.sharing_group));
+  check_strategy(strategy);
   if (strategy.q_alignment == QAlignment::kFit)
     throw std::invalid_argument(
         "with_shared_layers: expected q_alignment none or copy, got fit (fit_shared_layers does that)");

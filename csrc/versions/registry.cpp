@@ -55,7 +55,10 @@ const Strategy& cached_baseline() { return kVersions[1]; }
 const Strategy& find_version(std::string_view name) {
   std::string known;
   for (const Strategy& version : kVersions) {
-    if (version.name == name) return version;
+    if (version.name == name) {
+      check_strategy(version);
+      return version;
+    }
     known += (known.empty() ? "" : ", ") + std::string(version.name);
   }
   throw std::invalid_argument("unknown version \"" + std::string(name) + "\" (known: " + known + ")");

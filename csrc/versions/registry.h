@@ -14,7 +14,7 @@ std::span<const Strategy> versions();
 const Strategy& uncached_baseline();
 const Strategy& cached_baseline();
 
-// Throws std::invalid_argument that lists the known names.
+// Throws std::invalid_argument that lists the known names, or says what is wrong with the row.
 const Strategy& find_version(std::string_view name);
 
 }  // namespace kvfuse

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "csrc/model/generate.h"
+#include "csrc/model/layer_sharing.h"
 #include "csrc/versions/registry.h"
 
 namespace {
@@ -33,7 +34,8 @@ int run(char** argv) {
                                    .block_size = number(7),
                                    .vocab_size = number(8)};
   const kvfuse::Strategy& strategy = kvfuse::find_version(argv[2]);
-  const kvfuse::Gpt2 model(kvfuse::load_weights(argv[3], config, at::kFloat));
+  const kvfuse::Gpt2 model(
+      kvfuse::with_shared_layers(kvfuse::load_weights(argv[3], config, at::kFloat), strategy));
   std::int64_t sizes[2];
   read_all(sizes, sizeof sizes);
   at::Tensor tokens = at::empty({sizes[0], sizes[1]}, at::TensorOptions().dtype(at::kLong));

@@ -119,5 +119,17 @@ TEST(LayerSharing, RefusesWhatDoesNotFit) {
   EXPECT_THROW(with_shared_layers(odd_weights(), sharing(2, QAlignment::kFit)), std::invalid_argument);
 }
 
+TEST(LayerSharing, RefusesAGroupOfNoLayers) {
+  for (const int group : {0, -2}) {
+    try {
+      with_shared_layers(odd_weights(), sharing(group));
+      FAIL() << "a group of " << group << " layers was accepted";
+    } catch (const std::invalid_argument& error) {
+      EXPECT_EQ(std::string(error.what()),
+                "version test: expected a sharing_group of at least 1 layer, got " + std::to_string(group));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvfuse
