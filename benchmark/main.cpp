@@ -108,6 +108,7 @@ ExitCode run(const CliOptions& options) {
   const BenchConfig config = resolve_config(options);
   const c10::Device device = choose_device(config);
   ops::build_info();  // a wrong KVFUSE_ISA is an error now, not in the middle
+  install_interrupt_handlers();  // before anything is said: nobody may be listening
   const std::vector<std::string> benchmarks = chosen_benchmarks(options, config, device);
   if (options.dry_run) {
     print(render(plan(config, benchmarks, memory_limit(config, device)), options.output));
@@ -117,7 +118,6 @@ ExitCode run(const CliOptions& options) {
   if (!options.quiet)
     for (const std::string& warning : cpu_state_warnings(read_cpu_state()))
       std::fprintf(stderr, "warning: %s\n", warning.c_str());
-  install_interrupt_handlers();
   request_huge_pages();
   install_counting_allocator(config.memory_budget);
   if (config.num_threads) at::set_num_threads(static_cast<int>(*config.num_threads));
