@@ -107,7 +107,7 @@ std::string summary_text(const std::vector<std::pair<std::string, Table>>& summa
 ExitCode run(const CliOptions& options) {
   const BenchConfig config = resolve_config(options);
   const c10::Device device = choose_device(config);
-  ops::build_info();  // a wrong KVFUSE_ISA is an error now, not in the middle
+  ops::build_info();             // a wrong KVFUSE_ISA is an error now, not in the middle
   install_interrupt_handlers();  // before anything is said: nobody may be listening
   const std::vector<std::string> benchmarks = chosen_benchmarks(options, config, device);
   if (options.dry_run) {
