@@ -205,18 +205,9 @@ CliOptions parse_cli(int argc, const char* const* argv) {
   Raw raw;
   declare(app, raw);
   CliOptions options;
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    options.help = app.help();
-    return options;
-  } catch (const CLI::ParseError& error) {
-    throw ConfigError({usage_problem(error)});
-  }
-  std::vector<std::string> problems = unknown_options(app);
-  // The value of an unknown option looks like a benchmark: only the option is reported.
-  if (!problems.empty()) throw ConfigError(std::move(problems));
-
+  options.help = parse_words(app, argc, argv);
+  if (!options.help.empty()) return options;
+  std::vector<std::string> problems;
   for (const Switch& item : kSwitches) options.*item.member = raw.switches[item.flag];
   options.fsync = !raw.switches["--no-fsync"];
   if (app.count("--config") > 0) options.config = raw.config;

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
+#include "benchmark/errors.h"
 #include "benchmark/text.h"
 
 namespace kvfuse::bench {
@@ -16,8 +17,6 @@ std::vector<std::string> flag_names(const CLI::App& app) {
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   return names;
 }
-
-}  // namespace
 
 std::string usage_problem(const CLI::ParseError& error) {
   std::string text = error.what();
@@ -37,6 +36,22 @@ std::vector<std::string> unknown_options(const CLI::App& app) {
                                    hint.empty() ? " (hint: see --help)" : hint));
   }
   return problems;
+}
+
+}  // namespace
+
+std::string parse_words(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return app.help();
+  } catch (const CLI::ParseError& error) {
+    throw ConfigError({usage_problem(error)});
+  }
+  // The value of an unknown option looks like an argument: only the option is reported.
+  std::vector<std::string> problems = unknown_options(app);
+  if (!problems.empty()) throw ConfigError(std::move(problems));
+  return "";
 }
 
 void choose_format(const std::string& word, TableFormat& format, std::vector<std::string>& problems) {

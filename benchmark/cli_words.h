@@ -8,16 +8,14 @@
 
 namespace CLI {
 class App;
-class ParseError;
 }  // namespace CLI
 
 namespace kvfuse::bench {
 
-// One line for what CLI11 itself refuses.
-std::string usage_problem(const CLI::ParseError& error);
-
-// A line for each word that looks like an option and is none of `app`, which allows extras.
-std::vector<std::string> unknown_options(const CLI::App& app);
+// Reads the command line into what was declared to `app`, which allows extras. Returns the help text if that
+// is asked for, and nothing otherwise. Throws ConfigError with a line for what CLI11 itself refuses, or for
+// each word that looks like an option and is none.
+std::string parse_words(CLI::App& app, int argc, const char* const* argv);
 
 // The value of -o, or a problem.
 void choose_format(const std::string& word, TableFormat& format, std::vector<std::string>& problems);

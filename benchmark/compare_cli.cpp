@@ -67,16 +67,9 @@ CompareOptions parse_compare_cli(int argc, const char* const* argv) {
       ->type_name("PERCENT");
   app.add_flag("--fail-if-slower", options.fail_if_slower, "exit with 1 if anything is slower or worse");
   app.add_option("-o,--output", output, "form of the comparison")->type_name("table|md|csv|json");
-  try {
-    app.parse(argc - 1, argv + 1);
-  } catch (const CLI::CallForHelp&) {
-    options.help = app.help();
-    return options;
-  } catch (const CLI::ParseError& error) {
-    throw ConfigError({usage_problem(error)});
-  }
-  std::vector<std::string> problems = unknown_options(app);
-  if (!problems.empty()) throw ConfigError(std::move(problems));
+  options.help = parse_words(app, argc - 1, argv + 1);
+  if (!options.help.empty()) return options;
+  std::vector<std::string> problems;
   if (files.size() != 2)
     problems.push_back(
         fmt::format("compare: expected two results files, OLD and NEW, got {} (hint: see "

@@ -18,6 +18,7 @@
 #include "csrc/text/token_file.h"
 #include "csrc/text/utf8.h"
 #include "tests/cpp/bpe_files.h"
+#include "tests/cpp/temporary_folder.h"
 
 namespace kvfuse {
 namespace {
@@ -34,12 +35,7 @@ int id_of(char printable) { return printable - '!'; }
 
 class BpeTest : public ::testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  void write(const char* name, std::string_view bytes) const {
-    std::ofstream(folder_ / name, std::ios::binary) << bytes;
-  }
+  void write(const char* name, std::string_view bytes) const { place_.write(name, bytes); }
 
   Gpt2Tokenizer tokenizer(const std::string& merges = kMerges) const {
     write("vocab.bpe", merges);
@@ -78,8 +74,8 @@ class BpeTest : public ::testing::Test {
     return error_of("encoder.json", kMerges, ids.dump());
   }
 
-  const std::filesystem::path folder_ =
-      std::filesystem::temp_directory_path() / ("kvfuse_bpe_test_" + std::to_string(getpid()));
+  const test::TemporaryFolder place_;
+  const std::filesystem::path folder_ = place_.path();
 };
 
 #define EXPECT_HAS(text, part) \

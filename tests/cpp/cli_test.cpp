@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/cpp/temporary_folder.h"
+
 namespace kvfuse::bench {
 namespace {
 
@@ -29,23 +31,12 @@ std::vector<std::string> problems_of(const Words& words) {
 // In an empty folder, so that no configs/default.yaml is found unless a test writes one.
 class Cli : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = ::testing::TempDir() + "kvfuse_cli_XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-    before_ = std::filesystem::current_path();
-    std::filesystem::current_path(folder_);
-  }
-  void TearDown() override {
-    std::filesystem::current_path(before_);
-    std::filesystem::remove_all(folder_);
-  }
-  static void write(const std::string& path, const std::string& text) {
-    if (path.find('/') != std::string::npos)
-      std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-    std::ofstream(path) << text;
-  }
-  std::filesystem::path folder_, before_;
+  void SetUp() override { std::filesystem::current_path(folder_.path()); }
+  void TearDown() override { std::filesystem::current_path(before_); }
+  void write(const std::string& path, const std::string& text) const { folder_.write(path, text); }
+
+  const test::TemporaryFolder folder_;
+  const std::filesystem::path before_ = std::filesystem::current_path();
 };
 
 TEST_F(Cli, Nothing) {

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/cpp/temporary_folder.h"
+
 namespace kvfuse::bench {
 namespace {
 
@@ -14,27 +16,16 @@ using Words = std::vector<std::string>;
 
 class CpuStateTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = ::testing::TempDir() + "kvfuse_cpu_XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    root_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(root_); }
-
-  void write(const std::string& path, const std::string& text) const {
-    const std::filesystem::path file = root_ + "/" + path;
-    std::filesystem::create_directories(file.parent_path());
-    std::ofstream(file) << text;
-  }
+  void write(const std::string& path, const std::string& text) const { root_.write(path, text); }
   void write_cpu(int index, const std::string& governor, const std::string& khz) const {
     const std::string folder = "sys/devices/system/cpu/cpu" + std::to_string(index) + "/cpufreq/";
     write(folder + "scaling_governor", governor + "\n");
     write(folder + "scaling_cur_freq", khz + "\n");
     write(folder + "cpuinfo_max_freq", "3000000\n");
   }
-  CpuState read() const { return read_cpu_state(root_); }
+  CpuState read() const { return read_cpu_state(root_.path()); }
 
-  std::string root_;
+  const test::TemporaryFolder root_;
 };
 
 TEST_F(CpuStateTest, ScalingClocks) {

@@ -20,6 +20,7 @@
 #include "csrc/model/layer_fit.h"
 #include "csrc/model/layer_sharing.h"
 #include "csrc/versions/registry.h"
+#include "tests/cpp/error_of.h"
 
 namespace kvfuse {
 namespace {
@@ -36,17 +37,6 @@ at::Tensor random_tokens(std::int64_t batch, std::int64_t length) {
 
 KvCache make_cache(const char* version, std::int64_t batch = 1, std::int64_t capacity = kSmall.block_size) {
   return KvCache(kSmall, find_version(version), batch, capacity, at::kFloat);
-}
-
-// The message of the std::exception that f throws; "" if it throws none.
-template <typename F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(ModelConfig, PublishedSizes) {

@@ -18,23 +18,14 @@
 #include <random>
 #include <set>
 
+#include "tests/cpp/temporary_folder.h"
+
 namespace kvfuse::bench {
 namespace {
 
 class Record : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = ::testing::TempDir() + "kvfuse_record_XXXXXX";
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-    path_ = folder_ + "/results/log.jsonl";
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  void write(const std::string& text) {
-    std::filesystem::create_directories(folder_ + "/results");
-    std::ofstream(path_, std::ios::binary) << text;
-  }
+  void write(const std::string& text) const { place_.write("results/log.jsonl", text); }
   static std::string read(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(file), {}};
@@ -48,7 +39,9 @@ class Record : public ::testing::Test {
     return "accepted";
   }
 
-  std::string folder_, path_;
+  const test::TemporaryFolder place_;
+  const std::string folder_ = place_.path();
+  const std::string path_ = folder_ + "/results/log.jsonl";
 };
 
 json case_of(int index) { return {{"version", "v1"}, {"T", index}}; }

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "tests/cpp/safetensors_writer.h"
+#include "tests/cpp/temporary_folder.h"
 
 namespace kvfuse {
 namespace {

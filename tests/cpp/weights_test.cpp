@@ -1,4 +1,4 @@
-// GPT-2's weights: both namings, shards, tied heads, every kind of difference in one message, NaN, and seeds.
+// GPT-2's weights: both namings, tied heads, every kind of difference in one message, NaN, and seeds.
 #include "csrc/model/weights.h"
 
 #include <ATen/ops/equal.h>
@@ -11,118 +11,10 @@
 #include <map>
 
 #include "csrc/model/gpt2_checkpoint.h"
-#include "tests/cpp/safetensors_writer.h"
+#include "tests/cpp/weights_fixture.h"
 
 namespace kvfuse {
 namespace {
-
-using test::safetensors_bytes;
-using test::TemporaryFolder;
-using test::WrittenTensor;
-using Tensors = std::map<std::string, at::Tensor>;
-
-const ModelConfig kTiny = {.n_layer = 2, .n_head = 2, .n_embd = 4, .block_size = 6, .vocab_size = 10};
-const std::string kExpected =
-    "expected GPT-2 with n_layer 2, n_head 2, n_embd 4, block_size 6, vocab_size 10; got ";
-
-// By plain name, linears [out, in]: float32 values that float16 holds exactly.
-Tensors model_tensors(const ModelConfig& config) {
-  Tensors tensors;
-  for (const TensorSpec& spec : gpt2_tensors(config))
-    tensors[spec.name] = at::randn(spec.shape, at::kFloat).to(at::kHalf).to(at::kFloat);
-  return tensors;
-}
-
-Tensors as_hugging_face(Tensors tensors) {
-  for (const TensorSpec& spec : gpt2_tensors(kTiny))
-    if (spec.linear) tensors[spec.name] = tensors[spec.name].t().contiguous();
-  return tensors;
-}
-
-std::string dtype_name(at::ScalarType dtype) {
-  const std::map<at::ScalarType, std::string> names = {{at::kFloat, "F32"},
-                                                       {at::kHalf, "F16"},
-                                                       {at::kBFloat16, "BF16"},
-                                                       {at::kDouble, "F64"},
-                                                       {at::kLong, "I64"}};
-  return names.at(dtype);
-}
-
-std::string file_bytes(const Tensors& tensors, const std::string& prefix = "") {
-  std::vector<WrittenTensor> written;
-  for (const auto& [name, tensor] : tensors)
-    written.push_back({prefix + name, dtype_name(tensor.scalar_type()), tensor.sizes().vec(),
-                       std::string(static_cast<const char*>(tensor.data_ptr()), tensor.nbytes())});
-  return safetensors_bytes(written);
-}
-
-void expect_weights(const Gpt2Weights& got, const Tensors& want, at::ScalarType dtype = at::kFloat) {
-  std::size_t seen = 0;
-  const auto expect = [&](const at::Tensor& tensor, const std::string& name) {
-    const auto found = want.find(name);
-    ASSERT_EQ(tensor.defined(), found != want.end()) << name;
-    if (!tensor.defined()) return;
-    EXPECT_TRUE(at::equal(tensor, found->second.to(dtype))) << name;
-    EXPECT_TRUE(tensor.is_contiguous()) << name;
-    ++seen;
-  };
-  expect(got.token_embedding, "wte.weight");
-  expect(got.position_embedding, "wpe.weight");
-  ASSERT_EQ(static_cast<std::int64_t>(got.layers.size()), got.config.n_layer);
-  for (std::size_t i = 0; i < got.layers.size(); ++i) {
-    const LayerWeights& layer = got.layers[i];
-    const std::string prefix = "h." + std::to_string(i) + ".";
-    expect(layer.ln_1_weight, prefix + "ln_1.weight");
-    expect(layer.ln_1_bias, prefix + "ln_1.bias");
-    expect(layer.qkv_weight, prefix + "attn.c_attn.weight");
-    expect(layer.qkv_bias, prefix + "attn.c_attn.bias");
-    expect(layer.attn_proj_weight, prefix + "attn.c_proj.weight");
-    expect(layer.attn_proj_bias, prefix + "attn.c_proj.bias");
-    expect(layer.ln_2_weight, prefix + "ln_2.weight");
-    expect(layer.ln_2_bias, prefix + "ln_2.bias");
-    expect(layer.fc_weight, prefix + "mlp.c_fc.weight");
-    expect(layer.fc_bias, prefix + "mlp.c_fc.bias");
-    expect(layer.mlp_proj_weight, prefix + "mlp.c_proj.weight");
-    expect(layer.mlp_proj_bias, prefix + "mlp.c_proj.bias");
-  }
-  expect(got.ln_f_weight, "ln_f.weight");
-  expect(got.ln_f_bias, "ln_f.bias");
-  EXPECT_EQ(seen, want.size());
-}
-
-class WeightsTest : public ::testing::Test {
- protected:
-  Gpt2Weights load(const LoadOptions& options = {}) {
-    return load_weights(folder_.path(), kTiny, at::kFloat, options);
-  }
-  Gpt2Weights load(const Tensors& tensors, const std::string& prefix = "") {
-    folder_.write("model.safetensors", file_bytes(tensors, prefix));
-    return load();
-  }
-
-  // The message of the ModelFileError, without the path of the folder.
-  std::string refusal(const std::function<void()>& load) {
-    try {
-      load();
-    } catch (const ModelFileError& error) {
-      const std::string message = error.what(), folder = folder_.path().native();
-      EXPECT_TRUE(message.starts_with(folder)) << message;
-      EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-      return message.substr(folder.size());
-    }
-    return "accepted";
-  }
-  std::string refusal() {
-    return refusal([&] { load(); });
-  }
-  std::string refusal(const Tensors& tensors) {
-    return refusal([&] { load(tensors); });
-  }
-
-  TemporaryFolder folder_;
-  const Tensors tensors_ = model_tensors(kTiny);
-  const Tensors hugging_face_ = as_hugging_face(tensors_);
-};
 
 TEST_F(WeightsTest, HuggingFaceNaming) {
   for (const char* prefix : {"", "transformer."}) {
@@ -291,86 +183,6 @@ TEST_F(WeightsTest, NonFiniteWeightsAreWarnedOfOrRefused) {
   EXPECT_EQ(folder_.path().native() + refusal([&] { load({.strict = true}); }), finding);
   load(hugging_face_);
   EXPECT_TRUE(load({.strict = true}).warnings.empty());
-}
-
-class ShardedWeightsTest : public WeightsTest {
- protected:
-  void SetUp() override {
-    Tensors shards[2];
-    for (const auto& [name, tensor] : hugging_face_) {
-      const int shard = name < "h.1" ? 0 : 1;
-      shards[shard][name] = tensor;
-      map_[name] = shard == 0 ? "model-00001-of-00002.safetensors" : "model-00002-of-00002.safetensors";
-    }
-    folder_.write("model-00001-of-00002.safetensors", file_bytes(shards[0]));
-    folder_.write("model-00002-of-00002.safetensors", file_bytes(shards[1]));
-  }
-  void write_index() {
-    std::string json;
-    for (const auto& [name, shard] : map_)
-      json += (json.empty() ? "" : ",") + ("\"" + name + "\":\"" + shard + "\"");
-    folder_.write(kIndex, R"({"metadata":{"total_size":1},"weight_map":{)" + json + "}}");
-  }
-  std::string refusal_of_index(const std::string& json) {
-    folder_.write(kIndex, json);
-    return refusal();
-  }
-
-  const std::string kIndex = "model.safetensors.index.json";
-  std::map<std::string, std::string> map_;
-};
-
-TEST_F(ShardedWeightsTest, ShardsAreOneModel) {
-  write_index();
-  expect_weights(load(), tensors_);
-}
-
-TEST_F(ShardedWeightsTest, IndexAndShardsMustAgree) {
-  map_["h.9.ln_1.weight"] = "model-00002-of-00002.safetensors";
-  write_index();
-  EXPECT_EQ(refusal(), "/model-00002-of-00002.safetensors: tensor 'h.9.ln_1.weight' is missing, but " +
-                           kIndex + " lists it here");
-  map_.erase("h.9.ln_1.weight");
-  map_.erase("wte.weight");
-  write_index();
-  EXPECT_EQ(refusal(),
-            "/model-00002-of-00002.safetensors: tensor 'wte.weight': " + kIndex + " does not list it here");
-  map_["wte.weight"] = "model-00003-of-00003.safetensors";
-  write_index();
-  EXPECT_TRUE(refusal().ends_with("does not list it here"));
-  std::filesystem::remove(folder_.path() / "model-00001-of-00002.safetensors");
-  EXPECT_EQ(refusal(), "/model-00001-of-00002.safetensors: cannot be opened: No such file or directory");
-}
-
-TEST_F(ShardedWeightsTest, IndexIsChecked) {
-  const std::string no_map =
-      "/" + kIndex + ": expected a 'weight_map' object that names a file for each tensor";
-  EXPECT_EQ(refusal_of_index("{}"), no_map);
-  EXPECT_EQ(refusal_of_index(R"({"weight_map":[]})"), no_map);
-  EXPECT_EQ(refusal_of_index(R"({"weight_map":{}})"), no_map);
-  const std::pair<std::string, std::string> names[] = {
-      {R"("../m.safetensors")", R"('"../m.safetensors"')"},
-      {R"("/m.safetensors")", R"('"/m.safetensors"')"},
-      {R"("m.bin")", R"('"m.bin"')"},
-      {"1", "'1'"},
-      {R"("m\u0000.safetensors")", R"('"m\u0000.safetensors"')"}};
-  for (const auto& [name, shown] : names)
-    EXPECT_EQ(
-        refusal_of_index(R"({"weight_map":{"a":)" + name + "}}"),
-        "/" + kIndex +
-            ": weight_map, tensor 'a': expected the plain name of a .safetensors file in the folder, got " +
-            shown);
-}
-
-TEST_F(ShardedWeightsTest, FolderMustNameItsWeights) {
-  EXPECT_EQ(refusal(), ": expected model.safetensors, " + kIndex +
-                           " or a single .safetensors file, got 2 .safetensors files");
-  write_index();
-  folder_.write("model.safetensors", file_bytes(as_hugging_face(tensors_)));
-  expect_weights(load(), tensors_);  // the whole file comes before the index
-  std::filesystem::remove(folder_.path() / "model.safetensors");
-  std::filesystem::create_symlink("nowhere", folder_.path() / "model.safetensors");
-  EXPECT_EQ(refusal(), "/model.safetensors: cannot be opened: No such file or directory");
 }
 
 TEST(RandomWeights, FollowTheSeed) {

@@ -15,9 +15,9 @@ namespace kvfuse::test {
 // Largest error allowed, in units of the largest value. Scores reach 100 here, so the rounding of a float32
 // score and of its exponential moves a probability by some 1e-5; for 16-bit results half a unit in the last
 // place on top. Over an int8 cache the query is rounded to 16 bits; the weights of V, and their products with
-// four tokens as they are added up, to the 11 bits of a half: five times 2^-12 of sums that may cancel.
+// four tokens as they are added up, to the 11 bits of a half: five times 2^-12.
 inline double tolerance(DType out, DType cache) {
-  const double arithmetic = cache == DType::kInt8 ? 2e-3 : 3e-5;
+  const double arithmetic = cache == DType::kInt8 ? 5 * 0x1p-12 : 3e-5;
   switch (out) {
     case DType::kBFloat16:
       return arithmetic + 4e-3;
