@@ -3,37 +3,51 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "kernels/attention.h"
 
 namespace kvfuse {
 
-// Weights of one layer, of DecodeStepParams::dtype. A linear's weight is [out, in]; a bias may be null.
+// The parts of generating a token, norms and residuals counted to what they serve. kOther: outside the model.
+enum class Phase { kEmbedding, kAttention, kMlp, kHead, kOther };
+inline constexpr int kPhases = 5;
+// Told when a part begins, and with it that the one before has been enqueued.
+using OnPhase = std::function<void(Phase)>;
+
+// Weights of one layer, of DecodeStepParams::dtype. A linear's weight is [out, in], with a scale for each
+// output if it is int8 codes; a bias may be null.
 struct Gpt2LayerPointers {
   const void* ln_1_weight = nullptr;  // [n_embd]
   const void* ln_1_bias = nullptr;
   const void* qkv_weight = nullptr;  // [3 * n_embd, n_embd]: queries, keys, values
+  const float* qkv_weight_scale = nullptr;
   const void* qkv_bias = nullptr;
   const void* attn_proj_weight = nullptr;  // [n_embd, n_embd]
+  const float* attn_proj_weight_scale = nullptr;
   const void* attn_proj_bias = nullptr;
   const void* ln_2_weight = nullptr;  // [n_embd]
   const void* ln_2_bias = nullptr;
   const void* fc_weight = nullptr;  // [4 * n_embd, n_embd]
+  const float* fc_weight_scale = nullptr;
   const void* fc_bias = nullptr;
   const void* mlp_proj_weight = nullptr;  // [n_embd, 4 * n_embd]
+  const float* mlp_proj_weight_scale = nullptr;
   const void* mlp_proj_bias = nullptr;
   std::int64_t cache_layer = 0;  // index into DecodeStepParams::caches
   bool appends = true;  // false: attends to what an earlier layer has appended, and computes only its queries
 };
 
 struct DecodeStepParams {
-  const void* token_embedding = nullptr;     // [vocab_size, n_embd], the output head as well
+  const void* token_embedding = nullptr;     // [vocab_size, n_embd]
   const void* position_embedding = nullptr;  // [block_size, n_embd]
   std::span<const Gpt2LayerPointers> layers;
   const void* ln_f_weight = nullptr;  // [n_embd]
   const void* ln_f_bias = nullptr;
-  std::span<const CacheView> caches;  // kv_heads == n_head
+  const void* head_weight = nullptr;         // [vocab_size, n_embd]: the token embedding itself, or its codes
+  const float* head_weight_scale = nullptr;  // [vocab_size], of codes
+  std::span<const CacheView> caches;         // kv_heads == n_head
 
   // Where the sequences stand, in device memory: read at the start of the step and advanced at its end.
   std::int64_t* tokens = nullptr;  // [batch]: the newest token, not yet in the cache; then the one chosen
@@ -61,4 +75,17 @@ struct DecodeStepParams {
   std::uint64_t seed = 0;
 };
 
+namespace cpu {
+
+// Of the sizes and dtype in `params`.
+std::int64_t decode_step_workspace_bytes(const DecodeStepParams& params);
+
+// From the newest tokens to p.logits, appending to the caches. Chooses no token and advances nothing: tokens
+// and cache_seqlens stay, steps, out_tokens and what decides the choice are not read. The residual stream is
+// float32, the rows between operations are of `dtype`. Throws std::invalid_argument if caches or layers do
+// not fit. A sequence that has outgrown block_size gets NaN logits; one that has outgrown a cache is the
+// caller's fault.
+void decode_step(const DecodeStepParams& params, const OnPhase& on_phase = {});
+
+}  // namespace cpu
 }  // namespace kvfuse

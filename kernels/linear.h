@@ -1,8 +1,10 @@
 // The products of a decode step: a few rows times a weight matrix, with what stands before and after fused
-// in.
+// in. Parameters shared by every backend, and the CPU entry point.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "kernels/dtype.h"
 
@@ -18,14 +20,15 @@ enum class Epilogue : std::uint8_t {
 // out = epilogue(norm(x) * weight^T + bias). All tensors are contiguous; x, weight and the norm parameters
 // start at 16-byte addresses.
 struct LinearParams {
-  const void* x = nullptr;            // [rows, in]: float32 if there is a layernorm, else of `dtype`
-  const void* weight = nullptr;       // [out_size, in]
-  const void* bias = nullptr;         // [out_size]; null: none
-  const void* norm_weight = nullptr;  // [in]; null: no layernorm
-  const void* norm_bias = nullptr;    // [in]; null: none
-  void* out = nullptr;                // [rows, out_size] of out_dtype; not x
-  DType dtype = DType::kFloat32;      // of weight, bias and norm parameters
-  DType out_dtype = DType::kFloat32;  // dtype or float32
+  const void* x = nullptr;              // [rows, in]: float32 if there is a layernorm, else of `dtype`
+  const void* weight = nullptr;         // [out_size, in], of `dtype`, or int8 codes if there are scales
+  const float* weight_scale = nullptr;  // [out_size]: a weight is code * scale; null: not quantised
+  const void* bias = nullptr;           // [out_size]; null: none
+  const void* norm_weight = nullptr;    // [in]; null: no layernorm
+  const void* norm_bias = nullptr;      // [in]; null: none
+  void* out = nullptr;                  // [rows, out_size] of out_dtype; not x
+  DType dtype = DType::kFloat32;        // of x, weight, bias and norm parameters
+  DType out_dtype = DType::kFloat32;    // dtype or float32
   Epilogue epilogue = Epilogue::kStore;
   float norm_epsilon = 1e-5F;
   std::int64_t rows = 0;
@@ -33,4 +36,16 @@ struct LinearParams {
   std::int64_t out_size = 0;
 };
 
+// Beside int8 weights a row of x is rounded to integers of this size at most, for its largest element: as
+// fine as the sum of `in` products with 127 fits 32 bits.
+constexpr std::int64_t activation_levels(std::int64_t in) {
+  return std::min<std::int64_t>(32767, std::numeric_limits<std::int32_t>::max() / (127 * in));
+}
+
+namespace cpu {
+
+// Any `in`; int8 weights need at least one activation level: in <= 16909320.
+void linear(const LinearParams& params);
+
+}  // namespace cpu
 }  // namespace kvfuse

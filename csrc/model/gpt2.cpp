@@ -1,6 +1,7 @@
 #include "csrc/model/gpt2.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
@@ -13,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "csrc/model/fused_step.h"
 #include "csrc/model/linear.h"
 #include "csrc/ops/ops.h"
 #include "csrc/ops/trust_lengths.h"
@@ -24,6 +26,14 @@ constexpr double kLayerNormEpsilon = 1e-5;  // of every published GPT-2 and of n
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   return at::layer_norm(x, weight.sizes(), weight, bias, kLayerNormEpsilon);
+}
+
+// In place, unless a gradient needs what was there.
+void add_to(at::Tensor& x, const at::Tensor& more) {
+  if (at::GradMode::is_enabled() && more.requires_grad())
+    x = x + more;
+  else
+    x.add_(more);
 }
 
 // The hidden states [batch, 1, n_embd] of each sequence's last token.
@@ -40,6 +50,14 @@ at::Tensor last_tokens(const at::Tensor& x, const std::vector<std::int64_t>& len
 
 at::Tensor Gpt2::forward(const TokenBatch& batch, KvCache* cache, LogitsOf which,
                          const OnPhase& on_phase) const {
+  if (cache == nullptr || !suits_fused_step(weights_, batch.tokens))
+    return forward_unfused(batch, cache, which, on_phase);
+  check(batch, cache);
+  return fused_step(weights_, batch.tokens, *cache, on_phase);
+}
+
+at::Tensor Gpt2::forward_unfused(const TokenBatch& batch, KvCache* cache, LogitsOf which,
+                                 const OnPhase& on_phase) const {
   check(batch, cache);
   const at::Tensor& tokens = batch.tokens;
   const auto begins = [&](Phase phase) {
@@ -54,9 +72,9 @@ at::Tensor Gpt2::forward(const TokenBatch& batch, KvCache* cache, LogitsOf which
   std::int64_t index = 0;
   for (const LayerWeights& layer : weights_.layers) {
     begins(Phase::kAttention);
-    x.add_(attention(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias), layer, index++, pass));
+    add_to(x, attention(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias), layer, index++, pass));
     begins(Phase::kMlp);
-    x.add_(mlp(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias), layer));
+    add_to(x, mlp(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias), layer));
   }
   if (cache != nullptr) cache->advance(batch.lengths);
   begins(Phase::kHead);
@@ -83,6 +101,9 @@ void Gpt2::check(const TokenBatch& batch, const KvCache* cache) const {
   expect(cache->sharing_group() == weights_.sharing_group,
          "a cache for groups of " + std::to_string(weights_.sharing_group) + " layers",
          std::to_string(cache->sharing_group()));
+  const std::int64_t owners = owning_layers(config().n_layer, weights_.sharing_group);
+  expect(cache->owners() == owners, "a cache of " + std::to_string(owners) + " layers",
+         std::to_string(cache->owners()));
   expect(tokens.size(0) == cache->batch(), "the cache's batch " + std::to_string(cache->batch()),
          std::to_string(tokens.size(0)));
 }

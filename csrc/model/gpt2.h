@@ -5,21 +5,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 
 #include "csrc/model/kv_cache.h"
 #include "csrc/model/token_batch.h"
 #include "csrc/model/weights.h"
+#include "kernels/decode_step.h"
 
 namespace kvfuse {
 
 enum class LogitsOf { kLastToken, kEveryToken };
-
-// The parts of generating a token, norms and residuals counted to what they serve. kOther: outside the model.
-enum class Phase { kEmbedding, kAttention, kMlp, kHead, kOther };
-inline constexpr int kPhases = 5;
-// Told when a part begins, and with it that the one before has been enqueued.
-using OnPhase = std::function<void(Phase)>;
 
 class Gpt2 {
  public:
@@ -31,8 +25,14 @@ class Gpt2 {
   // and values are appended, and they attend to all of their sequence. What is behind a length is run too,
   // seen by nothing and forgotten. Throws std::invalid_argument if rows would leave block_size, the cache's
   // capacity or its batch, or if the cache is for other layers.
+  //
+  // On the CPU one token each of a few sequences goes through the whole model in one call (fused_step.h).
   at::Tensor forward(const TokenBatch& batch, KvCache* cache, LogitsOf which,
                      const OnPhase& on_phase = {}) const;
+
+  // The same operation by operation, in any case: what the fused step is judged by.
+  at::Tensor forward_unfused(const TokenBatch& batch, KvCache* cache, LogitsOf which,
+                             const OnPhase& on_phase = {}) const;
 
   const ModelConfig& config() const { return weights_.config; }
   const Gpt2Weights& weights() const { return weights_; }

@@ -20,6 +20,10 @@ struct QuantOps {
     check_quantize_kv(x);
     const typename Backend::Guard guard(x.device());
     const auto [codes, scale] = empty_quantized(x);
+    if (x.numel() == 0) {  // perhaps rows without elements: those have the scale of zeros
+      scale.zero_();
+      return {codes, scale};
+    }
     const at::Tensor rows = x.contiguous();
     Backend::quantize({.x = rows.const_data_ptr(),
                        .x_dtype = to_dtype(x.scalar_type()).value(),
@@ -34,6 +38,7 @@ struct QuantOps {
     check_dequantize_kv(codes, scale, dtype);
     const typename Backend::Guard guard(codes.device());
     at::Tensor out = empty_dequantized(codes, dtype);
+    if (codes.numel() == 0) return out;
     const at::Tensor code_rows = codes.contiguous();
     const at::Tensor scales = scale.contiguous();
     Backend::dequantize({.codes = code_rows.const_data_ptr<std::int8_t>(),

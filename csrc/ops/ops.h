@@ -2,7 +2,8 @@
 //
 // One layer's cache:
 //   k_cache, v_cache  [batch, kv_heads, capacity, head_dim], contiguous, of the dtype of q (k) or int8
-//   k_scale, v_scale  [batch, kv_heads, capacity], float32, contiguous; given exactly with an int8 cache
+//   k_scale, v_scale  [batch, kv_heads, capacity], float32, contiguous, none negative; given exactly with an
+//                     int8 cache
 //   cache_seqlens     [batch], int32, contiguous: tokens in the cache. No operator advances it, the caller
 //   does.
 // New tokens:
@@ -20,8 +21,9 @@
 // looks at cache_seqlens, which on CUDA waits for the device: see TrustLengths (trust_lengths.h).
 //
 // Errors are c10::Error and its kinds: TypeError (a dtype), NotImplementedError (a head_dim without a kernel;
-// a tensor that requires a gradient while gradients are recorded: no operator has one) and ValueError (all
-// else). A call that fails leaves the cache as it was.
+// a tensor that requires a gradient while gradients are recorded: prefill_attention alone has one, in q, k
+// and v, with a cache of their dtype) and ValueError (all else). A call that fails leaves the cache as it
+// was.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -40,6 +40,7 @@ void prefill_attention(const AttentionParams& params) { kernels().prefill_attent
 void kv_append(const AppendParams& params) { kernels().kv_append(params); }
 void quantize_kv(const QuantizeParams& params) { kernels().quantize_kv(params); }
 void dequantize_kv(const DequantizeParams& params) { kernels().dequantize_kv(params); }
+void linear(const LinearParams& params) { kernels().linear(params); }
 std::uint64_t read_memory(const void* data, std::int64_t bytes, int streams) {
   return kernels().read_memory(data, bytes, streams);
 }

@@ -4,6 +4,7 @@
 #include "kernels/attention.h"
 #include "kernels/bandwidth.h"
 #include "kernels/kv_quant.h"
+#include "kernels/linear.h"
 
 namespace kvfuse::cpu {
 
@@ -13,6 +14,7 @@ struct KernelTable {
   void (*kv_append)(const AppendParams&);
   void (*quantize_kv)(const QuantizeParams&);
   void (*dequantize_kv)(const DequantizeParams&);
+  void (*linear)(const LinearParams&);
   std::uint64_t (*read_memory)(const void*, std::int64_t, int);
 };
 

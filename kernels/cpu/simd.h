@@ -5,7 +5,9 @@
 //   reduce_add, reduce_max, exp2_scale (x * 2^n), round_to_even, keep_if_not_less (x where a >= b or either
 //   is NaN, else 0), sum_rows8 (lane sums of eight vectors), quantize (round, clamp to +-127, narrow to
 //   int8), IntVec with int_zero, int_dot (acc + q * row over kIntLanes products), sum_rows8 and reduce_add,
-//   pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled.
+//   pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled; CodeVec, kCodeLanes 8-bit
+//   codes widened by load_codes, and CodeSum with code_zero, code_dot (acc + codes * 16-bit values), add and
+//   folded (to an IntVec of the same sum); exact_sum of an IntVec.
 //
 // Only kLanes-independent code lives here.
 #pragma once

@@ -58,4 +58,19 @@ inline void quantize(Vec x, std::int16_t* codes) {
                    _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1)));
 }
 
+// Codes in a register for several rows of 16-bit values, with sums that stay integers.
+using CodeVec = __m256i;
+using CodeSum = IntVec;
+constexpr int kCodeLanes = kIntLanes;
+
+inline CodeSum code_zero() { return int_zero(); }
+inline CodeVec load_codes(const std::int8_t* codes) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+}
+inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
+  return multiply_pairs(acc, codes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+inline CodeSum add(CodeSum a, CodeSum b) { return _mm256_add_epi32(a, b); }
+inline IntVec folded(CodeSum x) { return x; }
+
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

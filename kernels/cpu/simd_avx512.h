@@ -65,4 +65,28 @@ inline void quantize(Vec x, std::int16_t* codes) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)));
 }
 
+// Codes in a register for several rows of 16-bit values, with sums that stay integers.
+using CodeVec = __m512i;
+struct CodeSum {
+  __m512i lanes;
+};
+constexpr int kCodeLanes = 32;
+
+inline CodeSum code_zero() { return {_mm512_setzero_si512()}; }
+inline CodeVec load_codes(const std::int8_t* codes) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+}
+inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
+  const __m512i values = _mm512_loadu_si512(x);
+#if defined(__AVX512VNNI__)
+  return {_mm512_dpwssd_epi32(acc.lanes, codes, values)};
+#else
+  return {_mm512_add_epi32(acc.lanes, _mm512_madd_epi16(codes, values))};
+#endif
+}
+inline CodeSum add(CodeSum a, CodeSum b) { return {_mm512_add_epi32(a.lanes, b.lanes)}; }
+inline IntVec folded(CodeSum x) {
+  return _mm256_add_epi32(_mm512_castsi512_si256(x.lanes), _mm512_extracti64x4_epi64(x.lanes, 1));
+}
+
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -82,7 +82,9 @@ void add(Row& x, const Row& y) {
 }  // namespace
 
 std::vector<double> linear(const LinearParams& p) {
-  const Row weight = row_of(p.weight, p.dtype, 0, p.out_size * p.in);
+  Row weight = row_of(p.weight, p.weight_scale == nullptr ? p.dtype : DType::kInt8, 0, p.out_size * p.in);
+  for (std::int64_t i = 0; p.weight_scale != nullptr && i < p.out_size * p.in; ++i)
+    weight[static_cast<std::size_t>(i)] *= p.weight_scale[i / p.in];
   const Row bias = row_of(p.bias, p.dtype, 0, p.out_size);
   const Row norm_weight = row_of(p.norm_weight, p.dtype, 0, p.in);
   const Row norm_bias = row_of(p.norm_bias, p.dtype, 0, p.in);
@@ -121,8 +123,8 @@ std::vector<double> Gpt2::step(std::int64_t token, Caches& caches) const {
     for (double& value : hidden) value = gelu(value, gelu_tanh);
     add(x, product(hidden, layer.mlp_proj_weight, layer.mlp_proj_bias, n_embd));
   }
-  return product(layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon), token_embedding, {},
-                 token_embedding.size() / n_embd);
+  return product(layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon),
+                 head_weight.empty() ? token_embedding : head_weight, {}, token_embedding.size() / n_embd);
 }
 
 }  // namespace kvfuse::reference

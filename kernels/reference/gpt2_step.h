@@ -32,6 +32,7 @@ struct Gpt2 {
   std::vector<double> token_embedding, position_embedding;
   std::vector<Gpt2Layer> layers;
   std::vector<double> ln_f_weight, ln_f_bias;
+  std::vector<double> head_weight;  // empty: the token embedding
 
   // Of each owned cache the rows [tokens][n_embd] of one sequence, as attention reads them.
   struct Cache {

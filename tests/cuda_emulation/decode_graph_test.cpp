@@ -112,8 +112,9 @@ TEST(DecodeGraph, StopsWhenToldTo) {
   DecodeGraph graph(model, cache, 20, {}, false, EmulatedServices());
   Sampler sampler({});
   int tokens = 0;
-  const at::Tensor got =
-      generate(model, cache, graph, prompt, 20, sampler, {.on_token = [&] { return ++tokens < 5; }}).tokens;
+  const at::Tensor got = generate(model, cache, graph, prompt, 20, sampler,
+                                  {.on_token = [&](const at::Tensor&) { return ++tokens < 5; }})
+                             .tokens;
   EXPECT_EQ(got.size(1), 4 + 5);
   EXPECT_EQ(cache.length(), 4 + 4);  // the last token is chosen, not cached
 }

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/cuda_emulation/tensors.h"
+#include "tests/cpp/tensors.h"
 
 namespace kvfuse::cuda {
 namespace {

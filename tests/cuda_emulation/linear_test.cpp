@@ -12,120 +12,17 @@
 #include "kernels/cuda/linear.cu"
 #include "kernels/reference/gpt2_step.h"
 #include "kernels/reference/reference.h"
-#include "tests/cuda_emulation/tensors.h"
+#include "tests/cpp/linear_fixture.h"
 
 namespace kvfuse {
 namespace {
 
+using test::describe;
 using test::kSeeds;
+using test::LinearCase;
+using test::LinearTensors;
 using test::Tensor;
-
-struct LinearCase {
-  DType dtype = DType::kFloat16;
-  std::int64_t rows = 1;
-  std::int64_t in = 64;
-  std::int64_t out_size = 19;  // no multiple of what a block computes
-  bool norm = false;
-  Epilogue epilogue = Epilogue::kStore;
-  bool float32_out = false;
-  bool biases = true;
-  float mean = 0.0F;       // of x
-  float deviation = 1.0F;  // of x
-};
-
-std::string describe(const LinearCase& c) {
-  return std::string(dtype_name(c.dtype)) + " rows " + std::to_string(c.rows) + " in " +
-         std::to_string(c.in) + " out " + std::to_string(c.out_size) + (c.norm ? " layernorm" : "") +
-         " epilogue " + std::to_string(static_cast<int>(c.epilogue)) + (c.float32_out ? " to float32" : "") +
-         (c.biases ? "" : " without biases");
-}
-
-// Owns the tensors of one call. `out` starts as random numbers: what kAdd adds to, and what others must
-// replace.
-struct LinearTensors {
-  Tensor x, weight, bias, norm_weight, norm_bias, out;
-  LinearParams params;
-
-  explicit LinearTensors(const LinearCase& c) {
-    std::mt19937 random(11);
-    const auto normal = [&](DType dtype, std::int64_t count, float mean, float deviation) {
-      return Tensor::normal(dtype, count, mean, deviation, random);
-    };
-    const float weight_deviation = 1.0F / std::sqrt(static_cast<float>(c.in));
-    const DType out_dtype = c.float32_out || c.epilogue == Epilogue::kAdd ? DType::kFloat32 : c.dtype;
-    x = normal(c.norm ? DType::kFloat32 : c.dtype, c.rows * c.in, c.mean, c.deviation);
-    weight = normal(c.dtype, c.out_size * c.in, 0.0F, weight_deviation);
-    bias = normal(c.dtype, c.out_size, 0.0F, 1.0F);
-    norm_weight = normal(c.dtype, c.in, 1.0F, 0.2F);
-    norm_bias = normal(c.dtype, c.in, 0.0F, 0.5F);
-    out = normal(out_dtype, c.rows * c.out_size, 0.0F, 1.0F);
-    params = {.x = x.data(),
-              .weight = weight.data(),
-              .bias = c.biases ? bias.data() : nullptr,
-              .norm_weight = c.norm ? norm_weight.data() : nullptr,
-              .norm_bias = c.norm && c.biases ? norm_bias.data() : nullptr,
-              .out = out.data(),
-              .dtype = c.dtype,
-              .out_dtype = out_dtype,
-              .epilogue = c.epilogue,
-              .rows = c.rows,
-              .in = c.in,
-              .out_size = c.out_size};
-  }
-};
-
-constexpr double kFloatStep = 0x1p-24;  // a float32 rounding, relative
-
-// How far one output may be from the truth: its own rounding, and float32 rounding of every sum behind it.
-// The sums are of absolute values, so the bound holds without luck.
-class Tolerance {
- public:
-  explicit Tolerance(const LinearTensors& t) : t_(t), p_(t.params) {}
-
-  double of(std::int64_t row, std::int64_t output, double want) const {
-    double magnitude = p_.bias == nullptr ? 0.0 : std::fabs(t_.bias[output]);
-    double from_norm = 0.0;
-    const Norm norm = norm_of(row);
-    for (std::int64_t i = 0; i < p_.in; ++i) {
-      const double w = std::fabs(t_.weight[output * p_.in + i]);
-      if (p_.norm_weight == nullptr) {
-        magnitude += w * std::fabs(t_.x[row * p_.in + i]);
-        continue;
-      }
-      const double scale = std::fabs(t_.norm_weight[i]);
-      magnitude += w * (std::fabs(t_.x[row * p_.in + i] - norm.mean) * norm.inverse * scale +
-                        (p_.norm_bias == nullptr ? 0.0 : std::fabs(t_.norm_bias[i])));
-      // The mean is off by roundings of its own size, which the division by the deviation enlarges.
-      from_norm += 16.0 * kFloatStep * w * scale * norm.largest * norm.inverse;
-    }
-    const double sums = static_cast<double>(p_.in / 32 + 24) * kFloatStep * magnitude;
-    const double before_rounding = 1.2 * (sums + from_norm) + 8.0 * kFloatStep * (1.0 + std::fabs(want));
-    return before_rounding + test::rounding_of(p_.out_dtype) * (std::fabs(want) + before_rounding) + 0x1p-24;
-  }
-
- private:
-  struct Norm {
-    double mean = 0.0, inverse = 1.0, largest = 0.0;
-  };
-
-  Norm norm_of(std::int64_t row) const {
-    Norm norm;
-    if (p_.norm_weight == nullptr) return norm;
-    double variance = 0.0;
-    const double count = static_cast<double>(p_.in);
-    for (std::int64_t i = 0; i < p_.in; ++i) norm.mean += t_.x[row * p_.in + i] / count;
-    for (std::int64_t i = 0; i < p_.in; ++i) {
-      const double deviation = t_.x[row * p_.in + i] - norm.mean;
-      variance += deviation * deviation / count;
-      norm.largest = std::max(norm.largest, std::fabs(t_.x[row * p_.in + i]));
-    }
-    norm.inverse = 1.0 / std::sqrt(variance + double{p_.norm_epsilon});
-    return norm;
-  }
-
-  const LinearTensors& t_;
-  const LinearParams& p_;
-};
+using test::Tolerance;
 
 // Agrees with the double twin, with the same bits under every schedule.
 void check(const LinearCase& c) {
@@ -273,6 +170,8 @@ TEST(LinearTest, RefusesWhatItCannotDo) {
   EXPECT_TRUE(refused([](LinearParams& p) { p.x = static_cast<const char*>(p.x) + 8; }));
   EXPECT_TRUE(refused([](LinearParams& p) { p.dtype = p.out_dtype = DType::kInt8; }));
   EXPECT_TRUE(refused([](LinearParams& p) { p.out_dtype = DType::kBFloat16; }));
+  const float scale = 1.0F;
+  EXPECT_TRUE(refused([&](LinearParams& p) { p.weight_scale = &scale; }));
 }
 
 TEST_P(LinearDtypeTest, Embedding) {

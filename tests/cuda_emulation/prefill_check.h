@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "kernels/cuda/attention.h"
+#include "tests/cpp/tensors.h"
 #include "tests/cuda_emulation/attention_fixture.h"
-#include "tests/cuda_emulation/tensors.h"
 
 namespace kvfuse::test {
 

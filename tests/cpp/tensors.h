@@ -1,4 +1,4 @@
-// Plain tensors of any element type for the emulated tests of the decode step.
+// Plain tensors of any element type for the tests of the decode step.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,24 @@
+#include "csrc/ops/cpu_step.h"
+
+#include <vector>
+
+namespace kvfuse::ops {
+namespace {
+
+constexpr std::size_t kLineBytes = 64;
+struct alignas(kLineBytes) Line {
+  char bytes[kLineBytes];
+};
+
+}  // namespace
+
+void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase) {
+  static thread_local std::vector<Line> workspace;
+  const auto bytes = static_cast<std::size_t>(cpu::decode_step_workspace_bytes(params));
+  const std::size_t needed = (bytes + kLineBytes - 1) / kLineBytes;
+  if (workspace.size() < needed) workspace.resize(needed);
+  params.workspace = workspace.data();
+  cpu::decode_step(params, on_phase);
+}
+
+}  // namespace kvfuse::ops

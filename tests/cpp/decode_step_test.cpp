@@ -1,0 +1,130 @@
+// The CPU's decode step on every instruction set of this machine, against its double-precision twin.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <stdexcept>
+
+#include "kernels/cpu/isa.h"
+#include "tests/cpp/step_fixture.h"
+
+namespace kvfuse {
+namespace {
+
+using cpu::Isa;
+using test::kBlockSize;
+using test::kSteps;
+using test::kVocab;
+using test::StepCase;
+
+// How far logits of a few units may be from the twin's. Rows between operations are of the model's dtype; a
+// code of an int8 cache that its rounding tips over moves a logit by some hundredths.
+double tolerance(const StepCase& c) {
+  const double of_dtype = c.dtype == DType::kFloat32 ? 2e-5 : c.dtype == DType::kFloat16 ? 0.04 : 0.15;
+  const double of_cache = c.cache_dtype == DType::kInt8 ? of_dtype + 0.05 : 0.0;
+  return of_dtype + of_cache + (c.int8_weights ? 5e-3 : 0.0);
+}
+
+class DecodeStep : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    bool has = false;
+    for (const Isa isa : cpu::available_isas()) has = has || isa == GetParam();
+    if (!has) GTEST_SKIP() << "this machine lacks " << cpu::isa_name(GetParam());
+    cpu::set_active_isa(GetParam());
+  }
+  void TearDown() override { cpu::set_active_isa(cpu::available_isas().back()); }
+
+  static void check(const StepCase& c) {
+    SCOPED_TRACE(describe(c));
+    test::Generation g(c);
+    g.give_workspace(cpu::decode_step_workspace_bytes(g.params));
+    std::set<std::int64_t> chosen;
+    for (int step = 0; step < kSteps; ++step) {
+      const std::vector<std::int64_t> tokens = g.tokens;
+      const std::vector<std::int32_t> lengths = g.cache_seqlens;
+      cpu::decode_step(g.params);
+      EXPECT_EQ(g.tokens, tokens);  // the caller's to change
+      EXPECT_EQ(g.cache_seqlens, lengths);
+      for (std::size_t b = 0; b < tokens.size(); ++b) {
+        const std::vector<double> want = g.model.twin.step(tokens[b], g.twin_caches[b]);
+        for (std::size_t i = 0; i < want.size(); ++i)
+          ASSERT_TRUE(std::fabs(g.logits[b * kVocab + i] - want[i]) <= tolerance(c))  // false for NaN
+              << "step " << step << ", sequence " << b << ", logit " << i << ": " << g.logits[b * kVocab + i]
+              << ", not " << want[i];
+        g.tokens[b] = std::max_element(want.begin(), want.end()) - want.begin();
+        ++g.cache_seqlens[b];
+        chosen.insert(g.tokens[b]);
+      }
+    }
+    EXPECT_GE(chosen.size(), 3U);
+  }
+};
+
+TEST_P(DecodeStep, FollowsTheTwin) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+    for (const bool int8_cache : {false, true})
+      for (const bool follower : {false, true})
+        for (const bool int8_weights : {false, true}) {
+          StepCase c{.dtype = dtype,
+                     .cache_dtype = int8_cache ? DType::kInt8 : dtype,
+                     .follower = follower,
+                     .int8_weights = int8_weights};
+          check(c);
+          c.lengths = {0, 9, 3};
+          check(c);
+        }
+}
+
+TEST_P(DecodeStep, OtherModels) { check({.lengths = {4}, .biases = false, .gelu_tanh = false}); }
+
+TEST_P(DecodeStep, ASequenceAloneHasTheSameBits) {
+  for (const bool int8 : {false, true}) {
+    const StepCase c{.cache_dtype = int8 ? DType::kInt8 : DType::kFloat32, .int8_weights = int8};
+    StepCase batch = c;
+    batch.lengths = {3, 9, 0, 1, 2};
+    test::Generation all(batch), alone(c);
+    all.give_workspace(cpu::decode_step_workspace_bytes(all.params));
+    cpu::decode_step(all.params);
+    alone.give_workspace(cpu::decode_step_workspace_bytes(alone.params));
+    alone.tokens[0] = all.tokens[2];
+    cpu::decode_step(alone.params);
+    for (std::size_t i = 0; i < kVocab; ++i) EXPECT_EQ(alone.logits[i], all.logits[2 * kVocab + i]) << i;
+  }
+}
+
+TEST_P(DecodeStep, OutsideTheTablesIsNaN) {
+  test::Generation g({.lengths = {3, 2}});
+  g.give_workspace(cpu::decode_step_workspace_bytes(g.params));
+  g.tokens[0] = kVocab;
+  cpu::decode_step(g.params);
+  for (std::size_t i = 0; i < 2 * kVocab; ++i) EXPECT_EQ(std::isnan(g.logits[i]), i < kVocab) << i;
+}
+
+TEST_P(DecodeStep, RefusesCachesThatDoNotFit) {
+  const auto refused = [](auto&& change) {
+    test::Generation g({.lengths = {3, 2}});
+    g.give_workspace(cpu::decode_step_workspace_bytes(g.params));
+    change(g);
+    try {
+      cpu::decode_step(g.params);
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refused([](test::Generation&) {}));
+  EXPECT_TRUE(refused([](test::Generation& g) { g.params.batch = 1; }));
+  EXPECT_TRUE(refused([](test::Generation& g) { g.params.n_head = 3; }));
+  EXPECT_TRUE(refused([](test::Generation& g) { g.params.workspace = nullptr; }));
+  EXPECT_TRUE(refused([](test::Generation& g) { g.model.layers[1].cache_layer = 2; }));
+  EXPECT_TRUE(refused([](test::Generation& g) { g.model.layers[1].cache_layer = -1; }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, DecodeStep,
+                         testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni),
+                         [](const auto& info) { return std::string(cpu::isa_name(info.param)); });
+
+}  // namespace
+}  // namespace kvfuse

@@ -1,0 +1,150 @@
+// Calls of a fused linear layer, and how exact their results have to be.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/linear.h"
+#include "tests/cpp/tensors.h"
+
+namespace kvfuse::test {
+
+struct LinearCase {
+  DType dtype = DType::kFloat16;
+  std::int64_t rows = 1;
+  std::int64_t in = 64;
+  std::int64_t out_size = 19;  // no multiple of what a block computes
+  bool norm = false;
+  Epilogue epilogue = Epilogue::kStore;
+  bool float32_out = false;
+  bool biases = true;
+  bool int8_weight = false;
+  float mean = 0.0F;       // of x
+  float deviation = 1.0F;  // of x
+};
+
+inline std::string describe(const LinearCase& c) {
+  return std::string(dtype_name(c.dtype)) + " rows " + std::to_string(c.rows) + " in " +
+         std::to_string(c.in) + " out " + std::to_string(c.out_size) + (c.norm ? " layernorm" : "") +
+         " epilogue " + std::to_string(static_cast<int>(c.epilogue)) + (c.float32_out ? " to float32" : "") +
+         (c.biases ? "" : " without biases") + (c.int8_weight ? " int8 weight" : "");
+}
+
+// Owns the tensors of one call. `out` starts as random numbers: what kAdd adds to, and what others must
+// replace.
+struct LinearTensors {
+  Tensor x, weight, bias, norm_weight, norm_bias, out;
+  std::vector<float> weight_scale;  // of an int8 weight
+  LinearParams params;
+
+  explicit LinearTensors(const LinearCase& c) {
+    std::mt19937 random(11);
+    const auto normal = [&](DType dtype, std::int64_t count, float mean, float deviation) {
+      return Tensor::normal(dtype, count, mean, deviation, random);
+    };
+    const float weight_deviation = 1.0F / std::sqrt(static_cast<float>(c.in));
+    const DType out_dtype = c.float32_out || c.epilogue == Epilogue::kAdd ? DType::kFloat32 : c.dtype;
+    x = normal(c.norm ? DType::kFloat32 : c.dtype, c.rows * c.in, c.mean, c.deviation);
+    weight = normal(c.dtype, c.out_size * c.in, 0.0F, weight_deviation);
+    if (c.int8_weight) {
+      weight = {DType::kInt8, std::vector<char>(static_cast<std::size_t>(c.out_size * c.in))};
+      for (char& code : weight.bytes) code = static_cast<char>(static_cast<int>(random() % 255) - 127);
+      for (std::int64_t i = 0; i < c.out_size; ++i)
+        weight_scale.push_back(weight_deviation / 64.0F * (1.0F + static_cast<float>(i % 5)));
+    }
+    bias = normal(c.dtype, c.out_size, 0.0F, 1.0F);
+    norm_weight = normal(c.dtype, c.in, 1.0F, 0.2F);
+    norm_bias = normal(c.dtype, c.in, 0.0F, 0.5F);
+    out = normal(out_dtype, c.rows * c.out_size, 0.0F, 1.0F);
+    params = {.x = x.data(),
+              .weight = weight.data(),
+              .weight_scale = c.int8_weight ? weight_scale.data() : nullptr,
+              .bias = c.biases ? bias.data() : nullptr,
+              .norm_weight = c.norm ? norm_weight.data() : nullptr,
+              .norm_bias = c.norm && c.biases ? norm_bias.data() : nullptr,
+              .out = out.data(),
+              .dtype = c.dtype,
+              .out_dtype = out_dtype,
+              .epilogue = c.epilogue,
+              .rows = c.rows,
+              .in = c.in,
+              .out_size = c.out_size};
+  }
+};
+
+inline constexpr double kFloatStep = 0x1p-24;  // a float32 rounding, relative
+
+// How far one output may be from the truth: its own rounding, and float32 rounding of every sum behind it;
+// beside int8 weights half a step of each element of x. The sums are of absolute values, so the bound holds
+// without luck.
+class Tolerance {
+ public:
+  explicit Tolerance(const LinearTensors& t) : t_(t), p_(t.params) {}
+
+  double of(std::int64_t row, std::int64_t output, double want) const {
+    double magnitude = p_.bias == nullptr ? 0.0 : std::fabs(t_.bias[output]);
+    double from_norm = 0.0, weights = 0.0;
+    const Norm norm = norm_of(row);
+    const double weight_scale = p_.weight_scale == nullptr ? 1.0 : double{p_.weight_scale[output]};
+    for (std::int64_t i = 0; i < p_.in; ++i) {
+      const double w = std::fabs(t_.weight[output * p_.in + i]) * weight_scale;
+      weights += w;
+      if (p_.norm_weight == nullptr) {
+        magnitude += w * std::fabs(t_.x[row * p_.in + i]);
+        continue;
+      }
+      const double scale = std::fabs(t_.norm_weight[i]);
+      magnitude += w * (std::fabs(t_.x[row * p_.in + i] - norm.mean) * norm.inverse * scale +
+                        (p_.norm_bias == nullptr ? 0.0 : std::fabs(t_.norm_bias[i])));
+      // The mean is off by roundings of its own size, which the division by the deviation enlarges.
+      from_norm += 16.0 * kFloatStep * w * scale * norm.largest * norm.inverse;
+    }
+    const double sums = static_cast<double>(p_.in / 32 + 24) * kFloatStep * magnitude;
+    const double steps = p_.weight_scale == nullptr ? 0.0 : weights * step_of(row, norm) / 2.0;
+    const double before_rounding =
+        1.2 * (sums + from_norm + steps) + 8.0 * kFloatStep * (1.0 + std::fabs(want));
+    return before_rounding + rounding_of(p_.out_dtype) * (std::fabs(want) + before_rounding) + 0x1p-24;
+  }
+
+ private:
+  struct Norm {
+    double mean = 0.0, inverse = 1.0, largest = 0.0;
+  };
+
+  // To which the elements of a row of x are rounded beside int8 weights.
+  double step_of(std::int64_t row, const Norm& norm) const {
+    double largest = 0.0;
+    for (std::int64_t i = 0; i < p_.in; ++i) {
+      double x = t_.x[row * p_.in + i];
+      if (p_.norm_weight != nullptr)
+        x = (x - norm.mean) * norm.inverse * t_.norm_weight[i] +
+            (p_.norm_bias == nullptr ? 0.0 : t_.norm_bias[i]);
+      largest = std::max(largest, std::fabs(x));
+    }
+    return largest / static_cast<double>(activation_levels(p_.in));
+  }
+
+  Norm norm_of(std::int64_t row) const {
+    Norm norm;
+    if (p_.norm_weight == nullptr) return norm;
+    double variance = 0.0;
+    const double count = static_cast<double>(p_.in);
+    for (std::int64_t i = 0; i < p_.in; ++i) norm.mean += t_.x[row * p_.in + i] / count;
+    for (std::int64_t i = 0; i < p_.in; ++i) {
+      const double deviation = t_.x[row * p_.in + i] - norm.mean;
+      variance += deviation * deviation / count;
+      norm.largest = std::max(norm.largest, std::fabs(t_.x[row * p_.in + i]));
+    }
+    norm.inverse = 1.0 / std::sqrt(variance + double{p_.norm_epsilon});
+    return norm;
+  }
+
+  const LinearTensors& t_;
+  const LinearParams& p_;
+};
+
+}  // namespace kvfuse::test

@@ -1,0 +1,162 @@
+// The CPU's fused linear layer on every instruction set of this machine, against its double twin.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/isa.h"
+#include "kernels/reference/gpt2_step.h"
+#include "tests/cpp/linear_fixture.h"
+
+namespace kvfuse {
+namespace {
+
+using cpu::Isa;
+using test::LinearCase;
+using test::LinearTensors;
+
+constexpr DType kDtypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+
+class Linear : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    bool has = false;
+    for (const Isa isa : cpu::available_isas()) has = has || isa == GetParam();
+    if (!has) GTEST_SKIP() << "this machine lacks " << cpu::isa_name(GetParam());
+    cpu::set_active_isa(GetParam());
+  }
+  void TearDown() override { cpu::set_active_isa(cpu::available_isas().back()); }
+
+  static void check(const LinearCase& c) {
+    SCOPED_TRACE(describe(c));
+    LinearTensors t(c);
+    const std::vector<double> want = reference::linear(t.params);
+    const test::Tolerance tolerance(t);
+    std::vector<double> allowed;
+    for (std::int64_t i = 0; i < c.rows * c.out_size; ++i)
+      allowed.push_back(tolerance.of(i / c.out_size, i % c.out_size, want[static_cast<std::size_t>(i)]));
+    cpu::linear(t.params);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      ASSERT_TRUE(std::fabs(t.out[static_cast<std::int64_t>(i)] - want[i]) <= allowed[i])  // false for NaN
+          << "element " << i << ": got " << t.out[static_cast<std::int64_t>(i)] << ", want " << want[i]
+          << " to " << allowed[i];
+  }
+};
+
+TEST_P(Linear, RowsAndSizes) {
+  for (const DType dtype : kDtypes)
+    for (const bool int8_weight : {false, true})
+      for (const std::int64_t rows : {1, 2, 3, 4, 5, 16, 17})
+        for (const std::int64_t in : {1, 16, 72, 100, 768})
+          check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .int8_weight = int8_weight});
+}
+
+TEST_P(Linear, EpiloguesAndPrologues) {
+  for (const DType dtype : kDtypes)
+    for (const bool int8_weight : {false, true})
+      for (const Epilogue epilogue :
+           {Epilogue::kStore, Epilogue::kGeluTanh, Epilogue::kGeluExact, Epilogue::kAdd})
+        for (const bool norm : {false, true})
+          for (const bool biases : {false, true})
+            for (const bool float32_out : {false, true})
+              check({.dtype = dtype,
+                     .rows = 3,
+                     .in = 72,
+                     .out_size = 9,
+                     .norm = norm,
+                     .epilogue = epilogue,
+                     .float32_out = float32_out,
+                     .biases = biases,
+                     .int8_weight = int8_weight});
+}
+
+TEST_P(Linear, LongRowsFillTheIntegersButNeverOverflow) {
+  for (const std::int64_t in : {3072, 6400, 20000}) {
+    check({.dtype = DType::kFloat32, .rows = 4, .in = in, .out_size = 5});
+    check({.dtype = DType::kFloat32, .rows = 4, .in = in, .out_size = 5, .int8_weight = true});
+    LinearTensors t(
+        {.dtype = DType::kFloat32, .in = in, .out_size = 2, .biases = false, .int8_weight = true});
+    for (char& code : t.weight.bytes) code = 127;
+    for (std::int64_t i = 0; i < in; ++i) t.x.set(i, 3.0F);
+    const std::vector<double> want = reference::linear(t.params);
+    cpu::linear(t.params);
+    for (int i = 0; i < 2; ++i)
+      EXPECT_TRUE(std::fabs(t.out[i] / want[static_cast<std::size_t>(i)] - 1) <= 1e-6);
+  }
+}
+
+TEST_P(Linear, LayernormOfALargeMean) {
+  for (const bool int8_weight : {false, true})
+    check({.dtype = DType::kFloat32,
+           .rows = 2,
+           .in = 768,
+           .norm = true,
+           .int8_weight = int8_weight,
+           .mean = 1000.0F});
+}
+
+// Nothing but epsilon is left of the variance: the rows become the norm's bias.
+TEST_P(Linear, LayernormOfConstantRows) {
+  LinearTensors t(
+      {.dtype = DType::kFloat32, .rows = 4, .in = 128, .norm = true, .mean = 3.0F, .deviation = 0.0F});
+  const std::vector<double> want = reference::linear(t.params);
+  cpu::linear(t.params);
+  for (std::int64_t i = 0; i < t.out.size(); ++i)
+    EXPECT_TRUE(std::fabs(t.out[i] - want[static_cast<std::size_t>(i)]) <= 1e-5) << i;
+}
+
+TEST_P(Linear, RowAloneOrInABatch) {
+  for (const bool int8_weight : {false, true}) {
+    const LinearCase c = {
+        .dtype = DType::kFloat32, .rows = 9, .in = 776, .norm = true, .int8_weight = int8_weight};
+    LinearTensors all(c);
+    cpu::linear(all.params);
+    for (const std::int64_t row : {0, 5, 8}) {
+      LinearTensors alone(c);
+      alone.params.x = static_cast<const float*>(all.params.x) + row * c.in;
+      alone.params.rows = 1;
+      cpu::linear(alone.params);
+      for (std::int64_t i = 0; i < c.out_size; ++i)
+        EXPECT_EQ(alone.out[i], all.out[row * c.out_size + i]) << row << " " << i;
+    }
+  }
+}
+
+TEST_P(Linear, OneDamagedRowSpoilsNoOther) {
+  for (const bool int8_weight : {false, true})
+    for (const float damage :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      LinearTensors t({.dtype = DType::kFloat32, .rows = 5, .in = 64, .int8_weight = int8_weight});
+      t.x.set(64 + 5, damage);
+      cpu::linear(t.params);
+      for (std::int64_t i = 0; i < t.out.size(); ++i) EXPECT_EQ(std::isfinite(t.out[i]), i / 19 != 1) << i;
+    }
+}
+
+TEST_P(Linear, RowsOfZeros) {
+  LinearTensors t({.dtype = DType::kFloat32, .rows = 2, .in = 64, .int8_weight = true});
+  for (std::int64_t i = 0; i < 64; ++i) t.x.set(i, 0.0F);
+  cpu::linear(t.params);
+  for (std::int64_t i = 0; i < 19; ++i) EXPECT_EQ(t.out[i], t.bias[i]);
+}
+
+TEST_P(Linear, GeluOverItsWholeRange) {
+  for (const Epilogue epilogue : {Epilogue::kGeluTanh, Epilogue::kGeluExact}) {
+    LinearTensors t({.dtype = DType::kFloat32, .in = 1, .out_size = 2001, .epilogue = epilogue});
+    t.x.set(0, 0.0F);
+    for (std::int64_t i = 0; i < 2001; ++i) t.bias.set(i, static_cast<float>(i - 1000) / 50.0F);
+    const std::vector<double> want = reference::linear(t.params);
+    cpu::linear(t.params);
+    for (std::int64_t i = 0; i < 2001; ++i)
+      EXPECT_TRUE(std::fabs(t.out[i] - want[static_cast<std::size_t>(i)]) <=
+                  2e-7 * std::max(1.0, std::fabs(t.bias[i])))
+          << t.bias[i] << ": got " << t.out[i] << ", want " << want[static_cast<std::size_t>(i)];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, Linear,
+                         testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni),
+                         [](const auto& info) { return std::string(cpu::isa_name(info.param)); });
+
+}  // namespace
+}  // namespace kvfuse
