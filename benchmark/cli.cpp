@@ -64,6 +64,8 @@ struct KeyFlag {
 constexpr std::array kKeyFlags = {
     KeyFlag{"--preset", "pretrained", "MODEL", "gpt2, gpt2-medium, gpt2-large or gpt2-xl"},
     KeyFlag{"--version", "versions", "V", "versions to compare (see --list-versions)", true},
+    KeyFlag{"--dtype", "dtype", "float32|bfloat16|float16", "of weights and activations"},
+    KeyFlag{"--batch-size", "batch_size", "N", "sequences at once"},
     KeyFlag{"--device", "device", "auto|cpu|cuda", "where to run"},
     KeyFlag{"--weights", "weights", "PATH", "safetensors file or folder (default: random weights)"},
     KeyFlag{"--dataset", "dataset", "FILE", "token file for perplexity (uint16, as nanoGPT writes it)"},
@@ -74,6 +76,7 @@ constexpr std::array kKeyFlags = {
     KeyFlag{"--max-tokens", "max_tokens", "N", "perplexity: evaluate at most N tokens"},
     KeyFlag{"--log-file", "log_file", "FILE", "results, one JSON object a line, appended"},
     KeyFlag{"--autoregressive", "autoregressive", nullptr, "perplexity: token by token through the cache"},
+    KeyFlag{"--training", "training", nullptr, "capacity: of training steps, not of generating"},
     KeyFlag{"--strict-weights", "strict_weights", nullptr, "NaN or infinity in the weights is an error"},
 };
 

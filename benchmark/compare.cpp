@@ -220,9 +220,10 @@ Comparison compare_points(PointFile before, PointFile after, double threshold) {
   return comparison;
 }
 
-Comparison compare_files(const std::string& old_path, const std::string& new_path, double threshold) {
-  PointFile before = read_points(old_path);
-  return compare_points(std::move(before), read_points(new_path), threshold);
+Comparison compare_files(const std::string& old_path, const std::string& new_path, double threshold,
+                         Dedup dedup) {
+  PointFile before = read_points(old_path, dedup);
+  return compare_points(std::move(before), read_points(new_path, dedup), threshold);
 }
 
 Table comparison_table(const Comparison& comparison) {

@@ -31,7 +31,8 @@ struct Comparison {
 // Times that differ by no more than the fraction `threshold` are the same. Throws ModelFileError or
 // DataFileError if a file cannot be read to its end. Memory grows with the points, not with the records of
 // the files.
-Comparison compare_files(const std::string& old_path, const std::string& new_path, double threshold);
+Comparison compare_files(const std::string& old_path, const std::string& new_path, double threshold,
+                         Dedup dedup = Dedup::kLast);
 
 Table comparison_table(const Comparison& comparison);
 

@@ -48,6 +48,13 @@ void choose_threshold(const std::string& text, double& threshold, std::vector<st
                                    in_quotes(text)));
 }
 
+void choose_dedup(const std::string& word, Dedup& dedup, std::vector<std::string>& problems) {
+  if (word == "first")
+    dedup = Dedup::kFirst;
+  else if (word != "last")
+    problems.push_back(fmt::format("--dedup: expected first or last, got {}", in_quotes(word)));
+}
+
 }  // namespace
 
 bool is_compare(int argc, const char* const* argv) {
@@ -59,12 +66,15 @@ CompareOptions parse_compare_cli(int argc, const char* const* argv) {
   CompareOptions options;
   std::vector<std::string> files;
   std::string threshold = fmt::format("{}", 100 * options.threshold), output = table_format_names().front();
+  std::string dedup = "last";
   app.footer(kCompareFooter);
   app.allow_extras();
   app.add_option("files", files, "two results files")->option_text("OLD NEW");
   app.add_option("--threshold", threshold,
                  "times that differ by less are the same (default " + threshold + ")")
       ->type_name("PERCENT");
+  app.add_option("--dedup", dedup, "which record of a point measured several times counts (default last)")
+      ->type_name("first|last");
   app.add_flag("--fail-if-slower", options.fail_if_slower, "exit with 1 if anything is slower or worse");
   app.add_option("-o,--output", output, "form of the comparison")->type_name("table|md|csv|json");
   options.help = parse_words(app, argc - 1, argv + 1);
@@ -76,6 +86,7 @@ CompareOptions parse_compare_cli(int argc, const char* const* argv) {
                     "bench_runner compare --help)",
                     files.size()));
   choose_threshold(threshold, options.threshold, problems);
+  choose_dedup(dedup, options.dedup, problems);
   choose_format(output, options.output, problems);
   if (!problems.empty()) throw ConfigError(std::move(problems));
   options.old_path = files[0];

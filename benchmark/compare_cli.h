@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "benchmark/points.h"
 #include "benchmark/table.h"
 #include "benchmark/verdict.h"
 
@@ -14,6 +15,7 @@ struct CompareOptions {
   std::string old_path, new_path;
   double threshold = kDefaultThreshold;  // a fraction
   TableFormat output = TableFormat::kTable;
+  Dedup dedup = Dedup::kLast;
   bool fail_if_slower = false;
   std::string help;  // not empty: print it and end
 };

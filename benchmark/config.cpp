@@ -201,6 +201,7 @@ const std::map<std::string, Reader>& readers() {
        [](V v, D d) { read_optional(v, d.config.overflow_keep, integer_in(1, kMostTokens)); }},
       {"sink_tokens", [](V v, D d) { v.integer(1, kMostTokens, d.config.sink_tokens); }},
       {"autoregressive", [](V v, D d) { v.boolean(d.config.autoregressive); }},
+      {"training", [](V v, D d) { v.boolean(d.config.training); }},
       {"temperature", [](V v, D d) { v.number(0.0, 100.0, d.config.temperature); }},
       {"top_k", [](V v, D d) { v.integer(0, 1 << 24, d.config.top_k); }},
       {"top_p", [](V v, D d) { v.number(1e-6, 1.0, d.config.top_p); }},

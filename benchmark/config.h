@@ -51,6 +51,7 @@ struct BenchConfig {
   std::optional<std::int64_t> overflow_keep;  // absent: half of block_size
   std::int64_t sink_tokens = 4;
   bool autoregressive = false;
+  bool training = false;     // capacity: batches of a training step, not of a generation
   double temperature = 0.0;  // 0: greedy
   std::int64_t top_k = 0;    // 0: all
   double top_p = 1.0;

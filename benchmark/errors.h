@@ -1,4 +1,4 @@
-// The exit codes of bench_runner and the exceptions that lead to them.
+// The exit codes of bench_runner and the exceptions that lead to them; ResourceError is in csrc/records.
 #pragma once
 
 #include <stdexcept>
@@ -31,11 +31,6 @@ class ConfigError : public std::runtime_error {
     return text;
   }
   std::vector<std::string> problems_;
-};
-
-// The machine refused: disk full, no permission, results file held by another runner.
-class ResourceError : public std::runtime_error {
-  using std::runtime_error::runtime_error;
 };
 
 }  // namespace kvfuse::bench

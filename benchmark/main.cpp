@@ -14,7 +14,6 @@
 #include "benchmark/cli.h"
 #include "benchmark/compare.h"
 #include "benchmark/compare_cli.h"
-#include "benchmark/cpu_state.h"
 #include "benchmark/device.h"
 #include "benchmark/errors.h"
 #include "benchmark/interrupt.h"
@@ -25,6 +24,7 @@
 #include "benchmark/suites/suites.h"
 #include "csrc/model/model_file.h"
 #include "csrc/ops/build_info.h"
+#include "csrc/records/cpu_state.h"
 #include "csrc/text/token_file.h"
 
 namespace kvfuse::bench {
@@ -146,7 +146,8 @@ ExitCode compare(const CompareOptions& options) {
     print(options.help);
     return ExitCode::kOk;
   }
-  const Comparison comparison = compare_files(options.old_path, options.new_path, options.threshold);
+  const Comparison comparison =
+      compare_files(options.old_path, options.new_path, options.threshold, options.dedup);
   for (const std::string& notice : comparison.notices) std::fprintf(stderr, "%s\n", notice.c_str());
   print(render(comparison_table(comparison), options.output));
   std::fprintf(stderr, "%s\n", comparison_summary(comparison).c_str());

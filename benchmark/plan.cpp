@@ -89,6 +89,13 @@ std::vector<std::string> row_of(const Planned& planned, const BenchConfig& confi
           planned.batch_is_free ? std::to_string(need.most_sequences(limit_bytes - weights)) : "-"};
 }
 
+// What autograd keeps is PyTorch's choice.
+std::vector<std::string> unpredicted_row(const std::string& benchmark, const std::string& version,
+                                         const BenchConfig& config) {
+  return {benchmark, version, std::to_string(config.T_star), runs_of(benchmark, config), "-", "-", "-", "-",
+          "-",       "-"};
+}
+
 }  // namespace
 
 Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks, std::int64_t limit_bytes) {
@@ -106,7 +113,10 @@ Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks
     if (lengths.empty()) lengths.emplace_back();
     for (const std::optional<std::int64_t> T : lengths)
       for (const std::string& version : config.versions)
-        table.rows.push_back(row_of(planned_version(benchmark, config, version, T), config, limit_bytes));
+        if (benchmark == "max_batch_capacity" && config.training)
+          table.rows.push_back(unpredicted_row(benchmark, version, config));
+        else
+          table.rows.push_back(row_of(planned_version(benchmark, config, version, T), config, limit_bytes));
   }
   return table;
 }

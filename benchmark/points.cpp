@@ -113,9 +113,9 @@ const Measure* find_measure(const std::string& benchmark) {
   return found == kMeasures.end() ? nullptr : &*found;
 }
 
-PointFile read_points(const std::string& path) {
+PointFile read_points(const std::string& path, Dedup dedup) {
   PointFile file;
-  std::size_t replaced = 0, passed_over = 0;
+  std::size_t left_out = 0, passed_over = 0;
   const std::optional<std::string> torn = read_records(path, [&](const json& record) {
     std::optional<Point> point = point_of(record);
     if (!point) {
@@ -127,17 +127,17 @@ PointFile read_points(const std::string& path) {
     if (is_new) {
       file.points.push_back(std::move(*point));
     } else {
-      file.points[at->second] = std::move(*point);
-      ++replaced;
+      if (dedup == Dedup::kLast) file.points[at->second] = std::move(*point);
+      ++left_out;
     }
   });
   if (torn) file.notices.push_back(*torn);
   if (passed_over > 0)
     file.notices.push_back(fmt::format("{}: passed over {} records that name no point", path, passed_over));
-  if (replaced > 0)
+  if (left_out > 0)
     file.notices.push_back(fmt::format(
-        "{}: of points measured several times the last record counts; {} earlier ones are left out", path,
-        replaced));
+        "{}: of points measured several times the {} record counts; {} {} ones are left out", path,
+        dedup == Dedup::kLast ? "last" : "first", left_out, dedup == Dedup::kLast ? "earlier" : "later"));
   if (file.points.empty()) file.notices.push_back(fmt::format("{}: holds no points", path));
   return file;
 }

@@ -1,4 +1,4 @@
-// The points of a results file: what was measured, by its last record.
+// The points of a results file: what was measured, by one record each.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ struct Measure {
 // Null if nothing is known of the benchmark.
 const Measure* find_measure(const std::string& benchmark);
 
-// The last record of a point.
+// One record of a point.
 struct Point {
   std::string benchmark, version, T;  // T is empty if the point has none
   nlohmann::json identity;            // what makes it the same point in another file; flat
@@ -43,9 +43,11 @@ struct PointFile {
   std::vector<std::string> notices;
 };
 
-// Of several records of a point the last counts, as in the runner's own summaries: pooling them would mix
-// versions of the program. Records without a case are other programs' and passed over. Throws what
-// read_records throws.
-PointFile read_points(const std::string& path);
+// Which of several records of a point counts; pooling them would mix versions of the program. The runner's
+// own summaries take the last.
+enum class Dedup { kFirst, kLast };
+
+// Records without a case are other programs' and passed over. Throws what read_records throws.
+PointFile read_points(const std::string& path, Dedup dedup = Dedup::kLast);
 
 }  // namespace kvfuse::bench

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "benchmark/record.h"
 #include "csrc/model/model_file.h"
+#include "csrc/records/record.h"
 #include "csrc/text/token_file.h"
 
 namespace kvfuse::bench {

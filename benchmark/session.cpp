@@ -1,22 +1,18 @@
 #include "benchmark/session.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <new>
-#include <random>
+#include <span>
 
 #include "benchmark/interrupt.h"
-#include "benchmark/machine.h"
 #include "benchmark/memory.h"
 #include "benchmark/shape.h"
 #include "benchmark/stages.h"
-#include "csrc/model/layer_sharing.h"
-#include "csrc/model/transforms.h"
-#include "csrc/ops/build_info.h"
+#include "csrc/model/out_of_memory.h"
+#include "csrc/model/prepared_weights.h"
 #include "csrc/versions/registry.h"
 
 namespace kvfuse::bench {
@@ -28,14 +24,8 @@ Gpt2Weights make_weights(const BenchConfig& config) {
   return load_weights(*config.weights, config.model, dtype, {.strict = config.strict_weights});
 }
 
-// Drawn uniformly from the vocabulary.
 at::Tensor random_tokens(const BenchConfig& config, at::IntArrayRef shape) {
-  at::Tensor tokens = at::empty(shape, at::TensorOptions().dtype(at::kLong));
-  std::mt19937_64 random(static_cast<std::uint64_t>(config.seed));
-  auto* ids = tokens.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t i = 0; i < tokens.numel(); ++i)
-    ids[i] = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(config.model.vocab_size));
-  return tokens;
+  return random_token_ids(shape, config.model.vocab_size, static_cast<std::uint64_t>(config.seed));
 }
 
 TokenFile read_tokens(const std::string& path, const std::optional<Gpt2Tokenizer>& tokenizer,
@@ -66,21 +56,7 @@ Calibration load_calibration(const BenchConfig& config, const std::optional<Gpt2
   return {tokens, file.sha256};
 }
 
-// PyTorch's CPU allocator reports a failed allocation as a plain c10::Error.
-bool says_out_of_memory(const c10::Error& error) {
-  const std::string_view text = error.what_without_backtrace();
-  return text.find("can't allocate memory") != std::string_view::npos ||
-         text.find("Storage size calculation overflowed") != std::string_view::npos;
-}
-
 }  // namespace
-
-json overflow_json(const OverflowPolicy& policy) {
-  json fields = {{"kind", overflow_name(policy.kind)}};
-  if (policy.kind != Overflow::kError) fields["keep"] = policy.keep;
-  if (policy.kind == Overflow::kSink) fields["sink_tokens"] = policy.sink;
-  return fields;
-}
 
 at::ScalarType scalar_type(DType dtype) {
   if (dtype == DType::kBFloat16) return at::kBFloat16;
@@ -122,42 +98,37 @@ const Gpt2& Session::model(const Strategy& strategy) {
   const std::pair key(strategy.sharing_group, strategy.q_alignment);
   const auto found = models_.find(key);
   if (found != models_.end()) return found->second.model;
-  const Gpt2Weights& own = inputs_.model.weights();
-  FittedLayers shared = strategy.q_alignment == QAlignment::kFit
-                            ? fit_shared_layers(own, strategy, inputs_.calibration->tokens)
-                            : FittedLayers{with_shared_layers(own, strategy), {}};
-  Prepared prepared{Gpt2(fold_transforms(std::move(shared.weights), config_.transforms)),
-                    std::move(shared.fits)};
+  FittedLayers fitted = prepare_weights(inputs_.model.weights(), strategy, config_.transforms,
+                                        inputs_.calibration ? inputs_.calibration->tokens : at::Tensor());
+  Prepared prepared{Gpt2(std::move(fitted.weights)), std::move(fitted.fits)};
   return models_.emplace(key, std::move(prepared)).first->second.model;
 }
 
-// What the weights of `strategy` depend on besides the file of weights; nothing unless it fits layers.
-json Session::calibration_fields(const Strategy& strategy) const {
-  if (strategy.q_alignment != QAlignment::kFit) return json::object();
-  const Calibration& calibration = *inputs_.calibration;
-  return {{"calibration_sha256", calibration.sha256 ? json(*calibration.sha256) : json(nullptr)},
-          {"calibration_tokens", calibration.tokens.numel()}};
+RunFacts Session::facts() const {
+  RunFacts facts{.model_name = config_.model_name,
+                 .model = config_.model,
+                 .dtype = dtype_name(config_.dtype),
+                 .weights = config_.weights,
+                 .transforms = config_.transforms,
+                 .device = device(),
+                 .cuda_graph = config_.cuda_graph,
+                 .overlap_kernels = config_.overlap_kernels,
+                 .prompt_length = config_.prompt_length,
+                 .batch_size = config_.batch_size,
+                 .seed = config_.seed,
+                 .memory_budget = config_.memory_budget,
+                 .calibration = {},
+                 .python_version = {}};
+  if (inputs_.calibration)
+    facts.calibration = {.path = config_.calibration,
+                         .sha256 = inputs_.calibration->sha256,
+                         .tokens = inputs_.calibration->tokens.numel()};
+  return facts;
 }
 
 json Session::make_case(const std::string& benchmark, const std::string& version,
                         std::optional<std::int64_t> T) const {
-  const bool on_gpu = device().is_cuda();
-  json key = {{"benchmark_name", benchmark},
-              {"version", version},
-              {"model", config_.model_name},
-              {"model_config", model_config_json(config_.model, find_version(version))},
-              {"dtype", dtype_name(config_.dtype)},
-              {"weights", config_.weights ? json(*config_.weights) : json(nullptr)},
-              {"transforms", names_of(config_.transforms)},
-              {"device", c10::DeviceTypeName(device().type(), /*lower_case=*/true)},
-              {"cuda_graph", on_gpu && config_.cuda_graph},
-              {"overlap_kernels", on_gpu && config_.overlap_kernels},
-              {"batch_size", config_.batch_size},
-              {"seed", config_.seed},
-              {"num_threads", at::get_num_threads()},
-              {"isa", ops::build_info().active_isa},
-              {"memory_budget", config_.memory_budget ? json(*config_.memory_budget) : json(nullptr)}};
-  key.update(calibration_fields(find_version(version)));
+  json key = case_fields(facts(), benchmark, find_version(version));
   if (!T) return key;
   key.update({{"prompt_length", config_.prompt_length},
               {"T", *T},
@@ -190,32 +161,10 @@ Outcome Session::attempt(const std::function<void()>& measure) const {
 
 json Session::metadata(const std::string& version) const {
   const Strategy& strategy = find_version(version);
-  const json context = machine_context(device());
-  json fields = strategy_json(strategy);
-  fields.update({{"implementation_name", "kvfuse"},
-                 {"gpu_name", context["gpu_name"]},
-                 {"gpu_total_vram", context["gpu_total_vram"]},
-                 {"python_version", nullptr},
-                 {"pytorch_version", context["torch"]},
-                 {"cuda_version", context["cuda_version"]},
-                 {"dtype", dtype_name(config_.dtype)},
-                 {"model_config", model_config_json(config_.model, strategy)},
-                 {"pretrained", config_.model_name == "custom" ? json(nullptr) : json(config_.model_name)},
-                 {"weights", config_.weights ? json(*config_.weights) : json("random")},
-                 {"prompt_length", config_.prompt_length},
-                 {"batch_size", config_.batch_size},
-                 {"seed", config_.seed},
-                 {"context", context}});
-  if (strategy.q_alignment != QAlignment::kFit) return fields;
-  fields.update(calibration_fields(strategy));
-  fields["calibration"] = config_.calibration ? json(*config_.calibration) : json(nullptr);
-  fields["layer_fits"] = json::array();
   const auto prepared = models_.find({strategy.sharing_group, strategy.q_alignment});
-  if (prepared == models_.end()) return fields;  // the fit itself failed
-  for (const LayerFit& fit : prepared->second.fits)
-    fields["layer_fits"].push_back(
-        {{"layer", fit.layer}, {"owner", fit.owner}, {"k_error", fit.k_error}, {"v_error", fit.v_error}});
-  return fields;
+  // Not there if the fit itself failed.
+  return metadata_fields(facts(), strategy,
+                         prepared == models_.end() ? std::span<const LayerFit>() : prepared->second.fits);
 }
 
 void Session::record(const std::string& benchmark, const json& case_key, const Outcome& outcome,

@@ -16,19 +16,16 @@
 #include "benchmark/config.h"
 #include "benchmark/limits.h"
 #include "benchmark/progress.h"
-#include "benchmark/record.h"
 #include "csrc/model/decode_graph.h"
 #include "csrc/model/gpt2.h"
 #include "csrc/model/layer_fit.h"
+#include "csrc/records/run_facts.h"
 #include "csrc/text/bpe.h"
 #include "csrc/text/token_file.h"
 
 namespace kvfuse::bench {
 
 at::ScalarType scalar_type(DType dtype);
-
-// As cases and results hold it.
-json overflow_json(const OverflowPolicy& policy);
 
 // What became of one measurement.
 struct Outcome {
@@ -68,6 +65,8 @@ class Session {
   c10::Device device() const { return inputs_.prompt.device(); }
   RecordLog& log() { return log_; }
 
+  // What the run's cases and records are made of.
+  RunFacts facts() const;
   // Everything that identifies a point: equal cases of two runs are the same measurement.
   json make_case(const std::string& benchmark, const std::string& version,
                  std::optional<std::int64_t> T) const;
@@ -110,7 +109,6 @@ class Session {
 
  private:
   json metadata(const std::string& version) const;
-  json calibration_fields(const Strategy& strategy) const;
 
   const BenchConfig& config_;
   const CliOptions& options_;

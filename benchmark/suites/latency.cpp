@@ -84,7 +84,7 @@ class Latency {
       if (captured == nullptr)
         cache = session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
       std::int64_t generated = 0;
-      const auto on_token = [&] {
+      const auto on_token = [&](const at::Tensor&) {
         ++generated;
         if (generated % 16 == 0)
           session_.progress(done_work_ + work * static_cast<double>(generated) / static_cast<double>(T),

@@ -21,7 +21,7 @@ json measure(Session& session, const Strategy& strategy, std::int64_t T) {
   Sampler sampler(session.sampler_options());
   std::int64_t generated = 0;
   const OverflowPolicy overflow = session.overflow(T);
-  const auto on_token = [&] {
+  const auto on_token = [&](const at::Tensor&) {
     session.progress(static_cast<double>(++generated), static_cast<double>(T),
                      "vram " + std::string(strategy.name) + " T=" + std::to_string(T));
     return interrupted_signal() == 0;

@@ -4,9 +4,12 @@
 
 #include <optional>
 
+#include "csrc/bindings/bindings.h"
+#include "csrc/bindings/json.h"
 #include "csrc/ops/build_info.h"
 #include "csrc/ops/cuda_library.h"
 #include "csrc/ops/trust_lengths.h"
+#include "csrc/records/run_facts.h"
 #include "csrc/versions/registry.h"
 
 namespace py = pybind11;
@@ -14,23 +17,18 @@ namespace py = pybind11;
 namespace kvfuse {
 namespace {
 
-const char* dtype_text(KvCacheDtype dtype) { return dtype == KvCacheDtype::kInt8 ? "int8" : "model"; }
+// A row of the registry; `version` and `version_description` are what records call name and description.
+json version_row(const Strategy& version) {
+  json row = {{"name", version.name}, {"description", version.description}};
+  const json fields = strategy_json(version);
+  for (const auto& [key, value] : fields.items())
+    if (!key.starts_with("version")) row[key] = value;
+  return row;
+}
 
-py::list versions_list() {
-  py::list list;
-  for (const Strategy& version : versions()) {
-    py::dict row;
-    row["name"] = version.name;
-    row["description"] = version.description;
-    row["use_cache"] = version.use_cache;
-    row["kv_cache_dtype"] = dtype_text(version.kv_cache_dtype);
-    row["sharing_group"] = version.sharing_group;
-    row["q_alignment"] = version.q_alignment != QAlignment::kNone;
-    row["q_alignment_method"] = q_alignment_name(version.q_alignment);
-    row["kv_cache_quant"] = version.kv_cache_dtype != KvCacheDtype::kModel;
-    row["cross_layer_sharing"] = version.sharing_group > 1;
-    list.append(row);
-  }
+json versions_list() {
+  json list = json::array();
+  for (const Strategy& version : versions()) list.push_back(version_row(version));
   return list;
 }
 
@@ -60,7 +58,14 @@ struct TrustLengthsContext {
 
 PYBIND11_MODULE(_C, module) {
   module.attr("__version__") = KVFUSE_VERSION;
+  kvfuse::bind_errors(module);
+  kvfuse::bind_model(module);
+  kvfuse::bind_perplexity(module);
+  kvfuse::bind_records(module);
+  kvfuse::bind_roofline(module);
   module.def("versions", &kvfuse::versions_list);
+  module.def("uncached_baseline", [] { return kvfuse::uncached_baseline().name; });
+  module.def("cached_baseline", [] { return kvfuse::cached_baseline().name; });
   module.def("build_info", &kvfuse::build_info_dict);
   module.def("has_cuda_operators", &kvfuse::ops::has_cuda_operators);
   module.def("load_cuda_operators", &kvfuse::ops::load_cuda_operators);

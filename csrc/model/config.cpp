@@ -88,6 +88,22 @@ std::vector<std::string> names_of(const Transforms& transforms) {
   return names;
 }
 
+Transforms find_transforms(const std::vector<std::string>& names) {
+  Transforms transforms;
+  for (const std::string& name : names) {
+    std::string known;
+    bool found = false;
+    for (const TransformName& row : transform_names()) {
+      known += (known.empty() ? "" : ", ") + std::string(row.name);
+      if (row.name != name) continue;
+      transforms.*row.flag = true;
+      found = true;
+    }
+    if (!found) throw std::invalid_argument("unknown transform \"" + name + "\" (known: " + known + ")");
+  }
+  return transforms;
+}
+
 std::int64_t kv_bytes_per_token(const ModelConfig& config, const Strategy& strategy,
                                 std::int64_t model_element_bytes) {
   if (!strategy.use_cache) return 0;

@@ -92,6 +92,8 @@ struct TransformName {
 };
 const std::vector<TransformName>& transform_names();
 std::vector<std::string> names_of(const Transforms& transforms);
+// Throws std::invalid_argument that lists the known names.
+Transforms find_transforms(const std::vector<std::string>& names);
 
 // Bytes of K and V, scales included, that one token of one sequence takes in the cache; 0 without a cache.
 std::int64_t kv_bytes_per_token(const ModelConfig& config, const Strategy& strategy,

@@ -116,7 +116,7 @@ TokenBatch generate(const Gpt2& model, KvCache* cache, const TokenBatch& prompt,
       newest = sampler.sample(logits.select(1, 0)).unsqueeze(1).to(prompt.tokens.device());
     }
     sequences.append(newest);
-    if (options.on_token && !options.on_token()) break;
+    if (options.on_token && !options.on_token(newest.squeeze(1))) break;
   }
   return sequences.grown();
 }
@@ -134,12 +134,12 @@ TokenBatch generate(const Gpt2& model, KvCache& cache, DecodeGraph& graph, const
     all.append(at::cat({first.unsqueeze(1), graph.chosen(steps)}, 1));
     return all.grown();
   };
-  bool wanted = !options.on_token || options.on_token();
+  bool wanted = !options.on_token || options.on_token({});
   for (; wanted && steps + 1 < new_tokens; ++steps) {
     if (cache.length() == cache.capacity()) make_room(model, cache, sequences(), options.overflow);
     cache.note_appended(1);  // the device counts itself
     graph.step();
-    wanted = !options.on_token || options.on_token();
+    wanted = !options.on_token || options.on_token({});
   }
   return sequences();
 }

@@ -14,8 +14,9 @@
 
 namespace kvfuse {
 
-// Called after each new token; false ends the generation early.
-using OnToken = std::function<bool()>;
+// Called with the newest token of each sequence, int64 [batch]: undefined where nothing waits for it. False
+// ends the generation early.
+using OnToken = std::function<bool(const at::Tensor& newest)>;
 
 struct GenerateOptions {
   OnToken on_token = {};
@@ -33,7 +34,7 @@ TokenBatch generate(const Gpt2& model, KvCache* cache, const TokenBatch& prompt,
 
 // The same with `graph`, made for this model and cache: the prompt and the first token as above, every
 // further token a replay, sampled on the device as the graph was told. The host waits for nothing, so
-// on_token is called when a step is enqueued.
+// on_token is called when a step is enqueued, without its tokens.
 TokenBatch generate(const Gpt2& model, KvCache& cache, DecodeGraph& graph, const TokenBatch& prompt,
                     std::int64_t new_tokens, Sampler& sampler, const GenerateOptions& options = {});
 

@@ -31,6 +31,7 @@ class KvCache {
   const KvCacheLayer& layer(std::int64_t index) const {
     return layers_[static_cast<std::size_t>(index / sharing_group_)];
   }
+  std::int64_t owners() const { return static_cast<std::int64_t>(layers_.size()); }
   std::int64_t sharing_group() const { return sharing_group_; }
   const at::Tensor& cache_seqlens() const { return cache_seqlens_; }  // int32 [batch]
   const at::Tensor& workspace() const { return workspace_; }          // for ops::decode_attention

@@ -2,6 +2,7 @@
 
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 
@@ -27,17 +28,21 @@ at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at
   return product.call(x, weight, optional_bias, function, Scalars(), algorithm);
 }
 
-bool suits_onednn(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
+// The fused product has no gradient.
+bool suits_onednn(const at::Tensor& x, const at::Tensor& weight) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat &&
+         !(at::GradMode::is_enabled() && weight.requires_grad());
+}
 
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (suits_onednn(x)) return onednn_linear(x, weight, bias, "none", "");
+  if (suits_onednn(x, weight)) return onednn_linear(x, weight, bias, "none", "");
   return at::linear(x, weight, bias);
 }
 
 at::Tensor linear_gelu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Gelu gelu) {
-  if (suits_onednn(x)) return onednn_linear(x, weight, bias, "gelu", name_of(gelu));
+  if (suits_onednn(x, weight)) return onednn_linear(x, weight, bias, "gelu", name_of(gelu));
   return at::gelu(at::linear(x, weight, bias), name_of(gelu));
 }
 

@@ -10,6 +10,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <random>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -145,6 +146,15 @@ Gpt2Weights random_weights(const ModelConfig& config, at::ScalarType dtype, std:
   TensorsByName tensors;
   for (const TensorSpec& spec : gpt2_tensors(config)) tensors[spec.name] = draw(spec);
   return assemble(config, std::move(tensors));
+}
+
+at::Tensor random_token_ids(at::IntArrayRef shape, std::int64_t vocab_size, std::uint64_t seed) {
+  at::Tensor tokens = at::empty(shape, at::TensorOptions().dtype(at::kLong));
+  std::mt19937_64 random(seed);
+  auto* ids = tokens.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < tokens.numel(); ++i)
+    ids[i] = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(vocab_size));
+  return tokens;
 }
 
 }  // namespace kvfuse

@@ -55,4 +55,7 @@ Gpt2Weights load_weights(const std::filesystem::path& file_or_folder, const Mode
 Gpt2Weights random_weights(const ModelConfig& config, at::ScalarType dtype, std::uint64_t seed,
                            double std_dev = 0.02);
 
+// int64 ids drawn uniformly from the vocabulary, on the CPU: the same on every machine.
+at::Tensor random_token_ids(at::IntArrayRef shape, std::int64_t vocab_size, std::uint64_t seed);
+
 }  // namespace kvfuse

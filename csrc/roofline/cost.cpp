@@ -2,23 +2,21 @@
 
 #include <algorithm>
 
+#include "csrc/roofline/operators.h"
+
 namespace kvfuse::roofline {
 
 Cost forward_cost(const TransformerShape& shape, std::int64_t batch, std::int64_t past, std::int64_t tokens) {
-  const double n_embd = static_cast<double>(shape.n_embd);
-  const double layers = static_cast<double>(shape.n_layer);
-  const double borrowing = static_cast<double>(shape.borrowing_layers);
-  const double sequences = static_cast<double>(batch);
-  const double count = static_cast<double>(tokens);
-  // New token i sees past + i + 1 tokens.
-  const double visible_pairs = count * static_cast<double>(past) + count * (count + 1) / 2;
-  const double multiply_adds =
-      sequences * (count * (layers * 12 - borrowing * 2) * n_embd * n_embd +
-                   visible_pairs * layers * 2 * n_embd + n_embd * static_cast<double>(shape.vocab_size));
+  // How the width splits into heads changes none of the products.
+  ModelShape model = gpt2_shape(shape.n_layer, 1, shape.n_embd, shape.vocab_size, 0);
+  model.borrowing_layers = shape.borrowing_layers;
+  const Pass pass{.batch = batch, .past = past, .tokens = tokens};
+  double flops = 0;
+  for (const Op op : kAllOps) flops += product_flops(op, model, pass);
   const double weights = static_cast<double>(shape.parameters) * static_cast<double>(shape.weight_bytes);
-  const double cache =
-      sequences * static_cast<double>(past + tokens) * static_cast<double>(shape.kv_bytes_per_token);
-  return {.flops = 2 * multiply_adds, .bytes = weights + cache};
+  const double cache = static_cast<double>(batch) * static_cast<double>(past + tokens) *
+                       static_cast<double>(shape.kv_bytes_per_token);
+  return {.flops = flops, .bytes = weights + cache};
 }
 
 double shortest_ms(const Cost& cost, const MachineLimits& limits) {

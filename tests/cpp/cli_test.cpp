@@ -71,33 +71,20 @@ TEST_F(Cli, BenchmarkNames) {
 }
 
 TEST_F(Cli, EveryOptionReachesItsKey) {
-  const CliOptions options = parse({"--preset",
-                                    "gpt2-medium",
-                                    "--device",
-                                    "cpu",
-                                    "--weights",
-                                    "123",
-                                    "--dataset",
-                                    "d.bin",
-                                    "--max-tokens",
-                                    "4096",
-                                    "--log-file",
-                                    "out.jsonl",
-                                    "--autoregressive",
-                                    "--strict-weights",
-                                    "--no-fsync",
-                                    "-o",
-                                    "md",
-                                    "--resume",
-                                    "--dry-run",
-                                    "--list-versions",
-                                    "--self-check"});
+  const CliOptions options =
+      parse({"--preset",     "gpt2-medium", "--dtype",    "bfloat16",  "--batch-size",     "3",
+             "--device",     "cpu",         "--weights",  "123",       "--dataset",        "d.bin",
+             "--max-tokens", "4096",        "--log-file", "out.jsonl", "--autoregressive", "--strict-weights",
+             "--no-fsync",   "-o",          "md",         "--resume",  "--dry-run",        "--list-versions",
+             "--self-check"});
   EXPECT_FALSE(options.fsync);
   EXPECT_TRUE(options.resume && options.dry_run && options.list_versions && options.self_check);
   EXPECT_EQ(options.output, TableFormat::kMarkdown);
   const BenchConfig config = resolve_config(options);
   EXPECT_EQ(config.model_name, "gpt2-medium");
   EXPECT_EQ(config.model.n_layer, 24);
+  EXPECT_EQ(config.dtype, DType::kBFloat16);
+  EXPECT_EQ(config.batch_size, 3);
   EXPECT_EQ(config.device, Device::kCpu);
   EXPECT_EQ(config.weights, "123");
   EXPECT_EQ(config.dataset, "d.bin");

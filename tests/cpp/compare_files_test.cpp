@@ -27,6 +27,16 @@ TEST_F(Compare, TheLastRecordOfAPointCounts) {
             std::string::npos);
 }
 
+TEST_F(Compare, TheFirstRecordOfAPointCountsIfAsked) {
+  write("old.jsonl", std::vector<json>{latency(kSlow), latency(kFast, "v2"), latency(kFast)});
+  const Comparison comparison =
+      compare_files(path("old.jsonl"), path("old.jsonl"), kDefaultThreshold, Dedup::kFirst);
+  ASSERT_EQ(comparison.rows.size(), 2U);
+  EXPECT_EQ(comparison.rows[0].points.before->values, latency(kSlow)["time_total_ms_samples"]);
+  EXPECT_NE(comparison.notices.at(0).find("the first record counts; 1 later ones are left out"),
+            std::string::npos);
+}
+
 TEST_F(Compare, SettingsThatTellPointsApartAreShown) {
   json eight = latency(kFast);
   eight["case"]["batch_size"] = 8;
@@ -158,11 +168,14 @@ TEST(CompareCli, Options) {
   EXPECT_DOUBLE_EQ(plain.threshold, kDefaultThreshold);
   EXPECT_EQ(plain.output, TableFormat::kTable);
   EXPECT_FALSE(plain.fail_if_slower);
-  const CompareOptions all = parse({"--fail-if-slower", "a", "--threshold", "2.5", "b", "-o", "csv"});
+  EXPECT_EQ(plain.dedup, Dedup::kLast);
+  const CompareOptions all =
+      parse({"--fail-if-slower", "a", "--threshold", "2.5", "b", "-o", "csv", "--dedup", "first"});
   EXPECT_EQ(all.old_path + all.new_path, "ab");
   EXPECT_DOUBLE_EQ(all.threshold, 0.025);
   EXPECT_EQ(all.output, TableFormat::kCsv);
   EXPECT_TRUE(all.fail_if_slower);
+  EXPECT_EQ(all.dedup, Dedup::kFirst);
   const char* other[] = {"bench_runner", "latency", "compare"};
   EXPECT_FALSE(is_compare(3, other));
   EXPECT_FALSE(is_compare(1, other));
@@ -189,8 +202,9 @@ TEST(CompareCli, WrongCallsAreRefusedInOneLineEach) {
                   "\"--threshold\"?)"});
   for (const std::string& bad : Words{"-1", "nan", "inf", "5%", "", "1e9", "five"})
     EXPECT_EQ(problems_of({"a", "b", "--threshold=" + bad}).size(), 1U) << bad;
-  EXPECT_EQ(problems_of({"a", "b", "--threshold", "x", "-o", "xml"}),
+  EXPECT_EQ(problems_of({"a", "b", "--threshold", "x", "-o", "xml", "--dedup", "best"}),
             (Words{"--threshold: expected percent in [0, 1000], got \"x\"",
+                   "--dedup: expected first or last, got \"best\"",
                    "-o: expected one of table, md, csv, json, got \"xml\""}));
 }
 

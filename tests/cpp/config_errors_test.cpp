@@ -139,6 +139,7 @@ const BadText kBadTexts[] = {
     {"autoregressive: yes\n", "c.yaml:1:17: autoregressive: expected true or false, got \"yes\""},
     {"autoregressive: True\n", "c.yaml:1:17: autoregressive: "},
     {"autoregressive: 1\n", "c.yaml:1:17: autoregressive: "},
+    {"training: on\n", "c.yaml:1:11: training: expected true or false, got \"on\""},
     {"strict_weights: 'true'\n", "c.yaml:1:17: strict_weights: ", "remove the quotes"},
     {"model_config: {bias: no}\n", "c.yaml:1:22: model_config.bias: "},
     // Choices and paths

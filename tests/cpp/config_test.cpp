@@ -32,7 +32,7 @@ TEST(Config, ReadsEveryKey) {
       "num_warmup_runs: 0\nnum_measure_runs: 2\nseed: 9223372036854775807\nlog_file: \"out/a b.jsonl\"\n"
       "versions: [v2, v1]\ndevice: cpu\nweights: w.safetensors\nstrict_weights: true\ndataset: d.bin\r\n"
       "memory_budget: 1.5 GiB\nnum_threads: 2\nmax_tokens: 4096\noverflow: sink\noverflow_keep: 9\n"
-      "sink_tokens: 5\ndocument_separator: 50\nautoregressive: true\ntemperature: "
+      "sink_tokens: 5\ndocument_separator: 50\nautoregressive: true\ntraining: true\ntemperature: "
       "8e-1\ntop_k: 40\n"
       "top_p: 0.9\ncalibration: c.bin\ncalibration_tokens: 33\n");
   EXPECT_EQ(config.model_name, "custom");
@@ -64,7 +64,7 @@ TEST(Config, ReadsEveryKey) {
   EXPECT_EQ(config.overflow_policy().keep, 9);
   EXPECT_EQ(config.overflow_policy().sink, 5);
   EXPECT_EQ(config.document_separator, 50);
-  EXPECT_TRUE(config.autoregressive);
+  EXPECT_TRUE(config.autoregressive && config.training);
   EXPECT_DOUBLE_EQ(config.temperature, 0.8);
   EXPECT_EQ(config.top_k, 40);
   EXPECT_DOUBLE_EQ(config.top_p, 0.9);

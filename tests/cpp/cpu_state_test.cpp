@@ -1,5 +1,5 @@
 // The CPU's state from a made-up /sys and /proc, and from this machine's.
-#include "benchmark/cpu_state.h"
+#include "csrc/records/cpu_state.h"
 
 #include <gtest/gtest.h>
 

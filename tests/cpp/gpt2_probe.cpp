@@ -1,6 +1,7 @@
 // Runs the model for the Python tests: gpt2_probe MODE VERSION WEIGHTS N_LAYER N_HEAD N_EMBD BLOCK_SIZE
-// VOCAB_SIZE NEW_TOKENS reads int64 token ids [batch, T] after two int64 sizes from stdin. MODE `logits`
-// writes the float32 logits of every token to stdout, `generate` the int64 tokens of a greedy generation.
+// VOCAB_SIZE NEW_TOKENS [TEMPERATURE TOP_K TOP_P SEED] reads int64 token ids [batch, T] after two int64 sizes
+// from stdin. MODE `logits` writes the float32 logits of every token to stdout, `generate` the int64 tokens
+// of a generation, greedy unless a temperature is given.
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
 
@@ -25,7 +26,7 @@ void write_all(const at::Tensor& tensor) {
   std::fwrite(whole.const_data_ptr(), 1, whole.nbytes(), stdout);
 }
 
-int run(char** argv) {
+int run(int argc, char** argv) {
   const c10::InferenceMode inference;
   const auto number = [&](int i) { return std::strtoll(argv[i], nullptr, 10); };
   const kvfuse::ModelConfig config{.n_layer = number(4),
@@ -47,8 +48,14 @@ int run(char** argv) {
   if (std::string(argv[1]) == "logits") {
     write_all(model.forward(tokens, held, kvfuse::LogitsOf::kEveryToken));
   } else {
-    kvfuse::Sampler greedy({});
-    write_all(kvfuse::generate(model, held, tokens, number(9), greedy).tokens);
+    kvfuse::SamplerOptions options;
+    if (argc > 10)
+      options = {.temperature = std::strtod(argv[10], nullptr),
+                 .top_k = number(11),
+                 .top_p = std::strtod(argv[12], nullptr),
+                 .seed = static_cast<std::uint64_t>(number(13))};
+    kvfuse::Sampler sampler(options);
+    write_all(kvfuse::generate(model, held, tokens, number(9), sampler).tokens);
   }
   return 0;
 }
@@ -57,8 +64,8 @@ int run(char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    if (argc != 10) throw std::runtime_error("expected 9 arguments");
-    return run(argv);
+    if (argc != 10 && argc != 14) throw std::runtime_error("expected 9 or 13 arguments");
+    return run(argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gpt2_probe: error: %s\n", error.what());
     return 1;

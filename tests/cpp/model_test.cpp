@@ -207,10 +207,10 @@ TEST(Gpt2, GenerationStopsWhenAsked) {
   const Gpt2 model = small_model();
   Sampler greedy({});
   int count = 0;
-  EXPECT_EQ(
-      generate(model, nullptr, random_tokens(1, 4), 50, greedy, {.on_token = [&] { return ++count < 3; }})
-          .tokens.size(1),
-      7);
+  EXPECT_EQ(generate(model, nullptr, random_tokens(1, 4), 50, greedy,
+                     {.on_token = [&](const at::Tensor&) { return ++count < 3; }})
+                .tokens.size(1),
+            7);
 }
 
 at::Tensor logits_of(std::vector<float> values) {

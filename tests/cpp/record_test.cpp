@@ -1,5 +1,5 @@
 // The results file keeps its promises when files are damaged, disks are full and writers are killed.
-#include "benchmark/record.h"
+#include "csrc/records/record.h"
 
 #include <gtest/gtest.h>
 #include <poll.h>

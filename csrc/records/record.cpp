@@ -1,13 +1,13 @@
-#include "benchmark/record.h"
+#include "csrc/records/record.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
@@ -16,14 +16,14 @@
 #include <stdexcept>
 #include <utility>
 
-namespace kvfuse::bench {
+namespace kvfuse {
 namespace {
 
 constexpr std::size_t kMostLineBytes = std::size_t{1} << 24;
 constexpr int kMostDepth = 64;  // nlohmann::json prints nested values by recursion
 
 [[noreturn]] void fail(const std::string& path, std::string_view expected, int error) {
-  throw ResourceError(fmt::format("{}: expected {}, got: {}", path, expected, std::strerror(error)));
+  throw ResourceError(path + ": expected " + std::string(expected) + ", got: " + std::strerror(error));
 }
 
 // Repeats a system call that a signal interrupted.
@@ -70,10 +70,9 @@ void check_schema(const json& record, const std::string& path, std::int64_t line
   const auto version = record.find("schema_version");
   if (version == record.end()) return;
   if (version->is_number_integer() && *version <= kSchemaVersion) return;
-  throw ResourceError(
-      fmt::format("{}:{}: schema_version: expected at most {}, got {} (hint: a newer version wrote this "
-                  "file; choose another --log-file)",
-                  path, line, kSchemaVersion, version->dump().substr(0, 60)));
+  throw ResourceError(path + ":" + std::to_string(line) + ": schema_version: expected at most " +
+                      std::to_string(kSchemaVersion) + ", got " + version->dump().substr(0, 60) +
+                      " (hint: a newer version wrote this file; choose another --log-file)");
 }
 
 std::string canonical(const json& case_key) {
@@ -103,7 +102,9 @@ bool is_final(const json& record) {
 const std::string& run_id() {
   static const std::string id = [] {
     std::random_device random;
-    return fmt::format("{:08x}{:08x}", random(), random());
+    std::array<char, 17> text = {};
+    std::snprintf(text.data(), text.size(), "%08x%08x", random(), random());
+    return std::string(text.data());
   }();
   return id;
 }
@@ -168,15 +169,14 @@ void RecordLog::open_file() {
   const std::filesystem::path folder = std::filesystem::absolute(path_).parent_path();
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) fail(path_, fmt::format("a folder {} for the results file", folder.string()), error.value());
+  if (error) fail(path_, "a folder " + folder.string() + " for the results file", error.value());
   // O_NONBLOCK: opening a FIFO must not wait for a reader.
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
   if (descriptor_ < 0) fail(path_, "a results file that can be written", errno);
   struct stat status = {};
   if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor_);
-    throw ResourceError(
-        fmt::format("{}: expected a regular file for the results, got a device or pipe", path_));
+    throw ResourceError(path_ + ": expected a regular file for the results, got a device or pipe");
   }
   // A new file's name must be durable as well.
   const int folder_descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -197,10 +197,9 @@ void RecordLog::lock() const {
     struct flock holder = request;
     if (::fcntl(descriptor_, F_GETLK, &holder) != 0) fail(path_, "a results file that can be locked", errno);
     if (holder.l_type != F_UNLCK)
-      throw ResourceError(
-          fmt::format("{}: expected to be the only writer, got a lock held by process {} (hint: wait "
-                      "for it, or choose another --log-file)",
-                      path_, holder.l_pid));
+      throw ResourceError(path_ + ": expected to be the only writer, got a lock held by process " +
+                          std::to_string(holder.l_pid) +
+                          " (hint: wait for it, or choose another --log-file)");
   }
 }
 
@@ -210,10 +209,9 @@ RecordLog::Extent RecordLog::scan(const std::function<void(const json&)>& visit)
   std::vector<char> chunk(std::size_t{1} << 16);
   std::int64_t line = 1;
   const auto damaged = [&](std::string_view what) {
-    throw ResourceError(
-        fmt::format("{}:{}: expected one JSON object, got {} (hint: repair or remove that line, or "
-                    "start anew with --clear-log)",
-                    path_, line, what));
+    throw ResourceError(path_ + ":" + std::to_string(line) + ": expected one JSON object, got " +
+                        std::string(what) +
+                        " (hint: repair or remove that line, or start anew with --clear-log)");
   };
   for (std::int64_t at = 0; at < extent.size;) {
     const ssize_t got = retried([&] { return ::pread(descriptor_, chunk.data(), chunk.size(), at); });
@@ -262,7 +260,8 @@ void RecordLog::repair(const Extent& extent) {
   if (::ftruncate(descriptor_, extent.readable) != 0)
     fail(path_, "a results file that can be repaired", errno);
   sync_file(descriptor_, path_);
-  notices_.push_back(fmt::format("{}: the last line was torn; moved {} bytes to {}", path_, got, torn_path));
+  notices_.push_back(path_ + ": the last line was torn; moved " + std::to_string(got) + " bytes to " +
+                     torn_path);
 }
 
 void RecordLog::sync_file(int descriptor, const std::string& path) const {
@@ -283,7 +282,7 @@ void RecordLog::append(json record) {
     sync_file(descriptor_, path_);
   } catch (const ResourceError& error) {
     if (::ftruncate(descriptor_, before) == 0) throw;
-    throw ResourceError(fmt::format("{}; its last line may be torn", error.what()));
+    throw ResourceError(std::string(error.what()) + "; its last line may be torn");
   }
   if (is_final(record) && record.contains("case")) done_.insert(canonical(record["case"]));
 }
@@ -292,4 +291,4 @@ bool RecordLog::done(const json& case_key) const { return done_.contains(canonic
 
 void RecordLog::for_each(const std::function<void(const json&)>& visit) const { scan(visit); }
 
-}  // namespace kvfuse::bench
+}  // namespace kvfuse

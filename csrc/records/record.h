@@ -4,16 +4,20 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <unordered_set>
 #include <vector>
 
-#include "benchmark/errors.h"
-
-namespace kvfuse::bench {
+namespace kvfuse {
 
 using json = nlohmann::ordered_json;
+
+// The machine refused: disk full, no permission, results file held by another runner.
+class ResourceError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 constexpr int kSchemaVersion = 1;
 
@@ -74,4 +78,4 @@ class RecordLog {
   std::vector<std::string> notices_;
 };
 
-}  // namespace kvfuse::bench
+}  // namespace kvfuse

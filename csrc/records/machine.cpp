@@ -1,4 +1,4 @@
-#include "benchmark/machine.h"
+#include "csrc/records/machine.h"
 
 #include <ATen/Parallel.h>
 
@@ -6,14 +6,12 @@
 #include <string>
 #include <thread>
 
-#include "benchmark/cpu_state.h"
 #include "csrc/ops/build_info.h"
 #include "csrc/ops/cuda_services.h"
+#include "csrc/records/cpu_state.h"
 
-namespace kvfuse::bench {
+namespace kvfuse {
 namespace {
-
-using json = nlohmann::ordered_json;
 
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
@@ -21,8 +19,6 @@ std::string cpu_name() {
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
   return "unknown";
 }
-
-bool is_int8(const Strategy& strategy) { return strategy.kv_cache_dtype == KvCacheDtype::kInt8; }
 
 }  // namespace
 
@@ -54,28 +50,4 @@ json machine_context(c10::Device device) {
   return context;
 }
 
-json model_config_json(const ModelConfig& config, const Strategy& strategy) {
-  return {{"n_layer", config.n_layer},
-          {"n_head", config.n_head},
-          {"n_embd", config.n_embd},
-          {"block_size", config.block_size},
-          {"vocab_size", config.vocab_size},
-          {"dropout", config.dropout},
-          {"bias", config.bias},
-          {"kv_cache_quant", is_int8(strategy)},
-          {"cross_layer_sharing", strategy.sharing_group > 1}};
-}
-
-json strategy_json(const Strategy& strategy) {
-  return {{"version", std::string(strategy.name)},
-          {"version_description", std::string(strategy.description)},
-          {"use_cache", strategy.use_cache},
-          {"kv_cache_quant", is_int8(strategy)},
-          {"cross_layer_sharing", strategy.sharing_group > 1},
-          {"q_alignment", strategy.q_alignment != QAlignment::kNone},
-          {"q_alignment_method", q_alignment_name(strategy.q_alignment)},
-          {"kv_cache_dtype", is_int8(strategy) ? "int8" : "model"},
-          {"sharing_group", strategy.sharing_group}};
-}
-
-}  // namespace kvfuse::bench
+}  // namespace kvfuse

@@ -9,7 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
-namespace kvfuse::bench {
+namespace kvfuse {
 
 // Sum of -log p(target) in nats. logits [batch, T, vocab_size], targets [batch, T].
 double negative_log_likelihood(const at::Tensor& logits, const at::Tensor& targets);
@@ -36,4 +36,4 @@ class Divergence {
   std::vector<Bucket> buckets_;  // bucket i: positions 2^i - 1 to 2^(i + 1) - 2
 };
 
-}  // namespace kvfuse::bench
+}  // namespace kvfuse

@@ -1,16 +1,16 @@
-#include "benchmark/cpu_state.h"
-
-#include <fmt/format.h>
+#include "csrc/records/cpu_state.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string_view>
 #include <system_error>
 
-namespace kvfuse::bench {
+namespace kvfuse {
 namespace {
 
 constexpr double kBusyLoad = 0.5;         // of the cores
@@ -21,6 +21,12 @@ std::optional<std::string> first_line(const std::filesystem::path& path) {
   std::string line;
   if (!std::getline(file, line) || line.empty()) return std::nullopt;
   return line;
+}
+
+std::string rounded(double value, int decimals) {
+  std::array<char, 64> text = {};
+  std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
+  return text.data();
 }
 
 // The number that the text begins with.
@@ -110,17 +116,15 @@ nlohmann::ordered_json cpu_state_json(const CpuState& state) {
 std::vector<std::string> cpu_state_warnings(const CpuState& state) {
   std::vector<std::string> warnings;
   if (state.governor && *state.governor != "performance")
-    warnings.push_back(
-        fmt::format("the CPU's clock is scaled (governor {}): times vary with it (hint: cpupower "
-                    "frequency-set -g performance)",
-                    *state.governor));
+    warnings.push_back("the CPU's clock is scaled (governor " + *state.governor +
+                       "): times vary with it (hint: cpupower frequency-set -g performance)");
   if (state.mhz_highest && state.mhz_limit && *state.mhz_highest < kThrottledClock * *state.mhz_limit)
-    warnings.push_back(fmt::format("no CPU runs faster than {:.0f} of {:.0f} MHz: they idle or are throttled",
-                                   *state.mhz_highest, *state.mhz_limit));
+    warnings.push_back("no CPU runs faster than " + rounded(*state.mhz_highest, 0) + " of " +
+                       rounded(*state.mhz_limit, 0) + " MHz: they idle or are throttled");
   if (state.load_average && *state.load_average > kBusyLoad * static_cast<double>(state.cores))
-    warnings.push_back(fmt::format("the load average is {:.2f} on {} cores: other programs take part of them",
-                                   *state.load_average, state.cores));
+    warnings.push_back("the load average is " + rounded(*state.load_average, 2) + " on " +
+                       std::to_string(state.cores) + " cores: other programs take part of them");
   return warnings;
 }
 
-}  // namespace kvfuse::bench
+}  // namespace kvfuse

@@ -1,4 +1,4 @@
-#include "benchmark/suites/scoring.h"
+#include "csrc/model/scoring.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argmax.h>
@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <bit>
 
-namespace kvfuse::bench {
+namespace kvfuse {
 
 double negative_log_likelihood(const at::Tensor& logits, const at::Tensor& targets) {
   const at::Tensor wide = logits.to(at::kFloat);
@@ -53,4 +53,4 @@ nlohmann::ordered_json Divergence::summary() const {
   return fields;
 }
 
-}  // namespace kvfuse::bench
+}  // namespace kvfuse

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace kvfuse::bench {
+namespace kvfuse {
 
 // Absent: the machine does not say, as most virtual ones.
 struct CpuState {
@@ -31,4 +31,4 @@ nlohmann::ordered_json cpu_state_json(const CpuState& state);
 // A sentence for each thing that makes times unrepeatable; none on a quiet machine with a fixed clock.
 std::vector<std::string> cpu_state_warnings(const CpuState& state);
 
-}  // namespace kvfuse::bench
+}  // namespace kvfuse
