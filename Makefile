@@ -6,7 +6,7 @@ BOOTSTRAP := scripts/bootstrap
 BUILD := build/cpu
 VENV_PYTHON := .venv/bin/python
 CXX_SOURCES = $$(find kernels csrc benchmark tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
-PYTHON_SOURCES := python scripts tests setup.py
+PYTHON_SOURCES := benchmark python scripts tests examples setup.py
 
 # make bench CONFIG=configs/other.yaml ARGS="--version v1 v2"
 CONFIG ?= configs/default.yaml
@@ -15,7 +15,7 @@ ARGS ?=
 TEXT ?=
 VOCAB ?=
 
-.PHONY: help bench smoke test data lint format asan fuzz gpu-check wheel kernels-bench results-table clean
+.PHONY: help bench smoke test data lint format asan fuzz op-fuzz gpu-check wheel kernels-bench results-table clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -40,11 +40,12 @@ data:  ## token files in data/ from WikiText-2, or from TEXT= (VOCAB= for a loca
 	@$(BOOTSTRAP) --no-build
 	$(VENV_PYTHON) scripts/prepare_data.py $(if $(TEXT),--text "$(TEXT)") $(if $(VOCAB),--vocab "$(VOCAB)") $(ARGS)
 
-lint:  ## check the formatting of C++ and Python, and ruff's rules
+lint:  ## check the formatting of C++ and Python, ruff's rules, and the types of the package
 	@$(BOOTSTRAP) --no-build
 	clang-format --dry-run -Werror $(CXX_SOURCES)
 	.venv/bin/ruff check $(PYTHON_SOURCES)
 	.venv/bin/ruff format --check $(PYTHON_SOURCES)
+	.venv/bin/mypy
 
 format:  ## format C++ and Python
 	@$(BOOTSTRAP) --no-build
@@ -59,6 +60,14 @@ asan:  ## C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 fuzz:  ## fuzz the readers of untrusted files
 	@$(BOOTSTRAP) --preset fuzz --target fuzz_targets
 	.venv/bin/ctest --preset fuzz
+
+op-fuzz:  ## 10,000 random calls of each operator, without and with AddressSanitizer
+	@$(BOOTSTRAP) --target kvfuse_python
+	KVFUSE_FUZZ_CALLS=10000 $(VENV_PYTHON) -m pytest tests/python/test_op_fuzz.py
+	@$(BOOTSTRAP) --preset asan --target kvfuse_python
+	KVFUSE_FUZZ_CALLS=10000 KVFUSE_BUILD_DIR=build/asan ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$(foreach library,asan ubsan stdc++,$(shell $${CXX:-g++} -print-file-name=lib$(library).so))" \
+	$(VENV_PYTHON) -m pytest tests/python/test_op_fuzz.py
 
 gpu-check:  ## where there is a GPU: check and measure the CUDA operators, into docs/measurements (ARGS=)
 	@$(BOOTSTRAP)

@@ -9,18 +9,10 @@ from kvfuse import _library
 
 _C = _library.load()
 
-from kvfuse import ops  # noqa: E402
+from kvfuse import ops, versions  # noqa: E402
 from kvfuse._self_check import self_check  # noqa: E402
-
-
-def versions() -> list[dict[str, Any]]:
-    """The named KV-cache strategies, one dict each.
-
-    Keys: ``name``, ``description``, ``use_cache``, ``kv_cache_dtype`` ("model" or "int8"), ``sharing_group``
-    (layers that share one K/V; 1 = none) and ``q_alignment_method`` ("none", "copy" or "fit"); and, as the
-    flags that these amount to, ``kv_cache_quant``, ``cross_layer_sharing`` and ``q_alignment``.
-    """
-    return _C.versions()
+from kvfuse.cache import KVCache  # noqa: E402
+from kvfuse.layer_cache import LayerCache  # noqa: E402
 
 
 def build_info() -> dict[str, Any]:
@@ -39,4 +31,4 @@ def build_info() -> dict[str, Any]:
 
 __version__: str = _C.__version__
 
-__all__ = ["__version__", "build_info", "ops", "self_check", "versions"]
+__all__ = ["KVCache", "LayerCache", "__version__", "build_info", "ops", "self_check", "versions"]

@@ -1,5 +1,6 @@
 """Finds and loads the native libraries: beside the installed package, or in a checkout's build folder."""
 
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -77,8 +78,9 @@ def _import_bindings(path: Path) -> ModuleType:
         raise ImportError(
             f"kvfuse: expected {path}, found none (build kvfuse with this Python, {sys.version.split()[0]})"
         )
-    spec = importlib.util.spec_from_file_location("kvfuse._C", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[spec.name] = module
+    name = "kvfuse._C"
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader, origin=str(path)))
+    loader.exec_module(module)
+    sys.modules[name] = module
     return module

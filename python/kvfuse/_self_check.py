@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,8 +45,12 @@ def run_checks() -> list[Check]:
     for name, run in CASES.items():
         for is_int8 in (False, True):
             cache = "int8" if is_int8 else "float32"
-            checks.append(_measure(f"{name} ({cache} cache)", lambda run=run, q=is_int8: run(_Cache(q))))
+            checks.append(_measure(f"{name} ({cache} cache)", partial(_run_with_cache, run, is_int8)))
     return checks
+
+
+def _run_with_cache(run: "Callable[[_Cache], float]", is_int8: bool) -> float:
+    return run(_Cache(is_int8))
 
 
 def _measure(name: str, run: Callable[[], float]) -> Check:
@@ -60,18 +66,15 @@ class _Cache:
     def __init__(self, is_int8: bool) -> None:
         self.random = torch.Generator().manual_seed(0)
         self.seqlens = torch.tensor(LENGTHS, dtype=torch.int32)
-        self.tensors = [self.normal(KV_HEADS, CAPACITY) for _ in range(2)]
-        self.scales = {}
+        self.k, self.v = (self.normal(KV_HEADS, CAPACITY) for _ in range(2))
+        self.scales: dict[str, Any] = {}
         if is_int8:
-            self.scales = {
-                name: x.abs().amax(-1) / 127
-                for name, x in zip(("k_scale", "v_scale"), self.tensors, strict=True)
-            }
-            self.tensors = [
+            self.scales = {"k_scale": self.k.abs().amax(-1) / 127, "v_scale": self.v.abs().amax(-1) / 127}
+            self.k, self.v = (
                 (x / scale[..., None]).round().to(torch.int8)
-                for x, scale in zip(self.tensors, self.scales.values(), strict=True)
-            ]
-        for tensor in self.scales.values() if is_int8 else self.tensors:
+                for x, scale in zip((self.k, self.v), self.scales.values(), strict=True)
+            )
+        for tensor in self.scales.values() if is_int8 else (self.k, self.v):
             for b, length in enumerate(LENGTHS):
                 tensor[b, :, length:] = float("nan")
 
@@ -80,7 +83,7 @@ class _Cache:
 
     def values(self, b: int, length: int) -> list[Tensor]:
         """K and V of one sequence in float64, [HEADS, length, HEAD_DIM]."""
-        found = [tensor[b, :, :length].double() for tensor in self.tensors]
+        found = [tensor[b, :, :length].double() for tensor in (self.k, self.v)]
         if self.scales:
             found = [
                 x * scale[b, :, :length, None].double()
@@ -113,7 +116,7 @@ def _beyond_rounding(found: Tensor, want: Tensor, step: Tensor) -> float:
 
 def _append_error(cache: _Cache) -> float:
     k, v = cache.normal(KV_HEADS, 2), cache.normal(KV_HEADS, 2)
-    ops.kv_append(k, v, *cache.tensors, cache.seqlens, **cache.scales)
+    ops.kv_append(k, v, cache.k, cache.v, cache.seqlens, **cache.scales)
     errors = []
     for b, length in enumerate(LENGTHS):
         for rows, held in zip((k[b], v[b]), cache.values(b, length + 2), strict=True):
@@ -124,14 +127,14 @@ def _append_error(cache: _Cache) -> float:
 
 def _decode_error(cache: _Cache) -> float:
     q = cache.normal(HEADS, 1)
-    out = ops.decode_attention(q, *cache.tensors, cache.seqlens, **cache.scales)
+    out = ops.decode_attention(q, cache.k, cache.v, cache.seqlens, **cache.scales)
     return cache.attention_error(q, out, 0)
 
 
 def _appending_error(op: Callable[..., Tensor], tokens: int) -> Callable[[_Cache], float]:
     def run(cache: _Cache) -> float:
         q, k, v = (cache.normal(heads, tokens) for heads in (HEADS, KV_HEADS, KV_HEADS))
-        out = op(q, k, v, *cache.tensors, cache.seqlens, **cache.scales)
+        out = op(q, k, v, cache.k, cache.v, cache.seqlens, **cache.scales)
         return cache.attention_error(q, out, tokens)
 
     return run

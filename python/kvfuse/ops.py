@@ -4,8 +4,8 @@ One layer's cache, in all of them:
 
 - ``k_cache``, ``v_cache``: [batch, kv_heads, capacity, head_dim], contiguous, of the dtype of ``q`` (``k``)
   or int8.
-- ``k_scale``, ``v_scale``: [batch, kv_heads, capacity], float32, contiguous; given exactly with an int8
-  cache.
+- ``k_scale``, ``v_scale``: [batch, kv_heads, capacity], float32, contiguous, none negative; given exactly
+  with an int8 cache.
 - ``cache_seqlens``: [batch], int32, contiguous: tokens in the cache. No operator advances it, the caller
   does.
 
@@ -27,8 +27,8 @@ All tensors of a call are on one device, and on CUDA caches and scales start at 
 call looks at ``cache_seqlens``, for which CUDA has to wait: see ``trust_lengths``.
 
 Errors, in all of them: TypeError for a dtype; NotImplementedError for a head_dim without a kernel, and for a
-tensor that requires a gradient while gradients are recorded (no operator has one); ValueError for all else.
-A call that fails leaves the cache as it was.
+tensor that requires a gradient while gradients are recorded (``prefill_attention`` alone has one);
+ValueError for all else. A call that fails leaves the cache as it was.
 """
 
 from contextlib import AbstractContextManager
@@ -105,6 +105,9 @@ def decode_attention(
     Raises:
         ValueError: also if ``cache_seqlens[b]`` is not in [0, capacity], for any sequence b.
     """
+    if workspace is None and torch.compiler.is_compiling():
+        # Inductor cannot lower an operator that may write a tensor but is given none to write.
+        workspace = decode_workspace(q, k_cache)
     return _ops.decode_attention.default(
         q,
         k_cache,
@@ -166,8 +169,16 @@ def prefill_attention(
 ) -> Tensor:
     """The same as ``append_decode_attention`` for many query tokens, such as a prompt.
 
+    ``q``, ``k`` and ``v`` get gradients; the tokens that were in the cache before are constants. The backward
+    pass needs q, k and v and, since the cache may be overwritten by then, a copy of those tokens: of as many
+    as the longest sequence has, or on CUDA and in compiled code of capacity - q_len, so that a cache for
+    training should have no more room than its sequences need. It takes [batch, heads, q_len, tokens] float32
+    numbers several times.
+
     Raises:
         ValueError: also if ``cache_seqlens[b]`` + q_len exceeds the capacity, for any sequence b.
+        NotImplementedError: also if gradients are recorded and the cache is int8 (rounding has none) or
+            requires one itself.
     """
     return _ops.prefill_attention.default(
         q,

@@ -1,13 +1,17 @@
 """What several test files share: where CMake has put the programs that tests run, and models on disk."""
 
+import importlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from runner import Runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = REPOSITORY.parent / "shared" / "data"
+NANOGPT = SHARED / "nanogpt"
 
 
 def pytest_addoption(parser):
@@ -54,6 +58,15 @@ def bench(built, tmp_path) -> Runner:
 
 
 @pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """The model of small_gpt2.py in transformers, and the folder that save_pretrained wrote."""
+    import small_gpt2
+
+    folder = tmp_path_factory.mktemp("small")
+    return small_gpt2.save(folder), folder
+
+
+@pytest.fixture(scope="session")
 def saved_gpt2(tmp_path_factory):
     """GPT-2 (124M) with random weights and the folder that save_pretrained wrote, 500 MB."""
     import torch
@@ -65,3 +78,15 @@ def saved_gpt2(tmp_path_factory):
     model.save_pretrained(folder)
     yield model, folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def nanogpt():
+    """nanoGPT's own model.py, as a module."""
+    if not (NANOGPT / "model.py").is_file():
+        pytest.skip("no ../shared/data next to the checkout: nanoGPT's own model not compared")
+    sys.path.insert(0, str(NANOGPT))
+    try:
+        return importlib.import_module("model")
+    finally:
+        sys.path.remove(str(NANOGPT))

@@ -17,9 +17,9 @@ class Probe:
     weights: Path
     sizes: dict
 
-    def _run(self, mode, version, tokens, new_tokens):
+    def _run(self, mode, version, tokens, new_tokens, *sampling):
         sizes = [self.sizes[key] for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")]
-        command = [self.program, mode, version, self.weights, *sizes, new_tokens]
+        command = [self.program, mode, version, self.weights, *sizes, new_tokens, *sampling]
         header = numpy.array(tokens.shape, dtype=numpy.int64).tobytes()
         result = subprocess.run(
             [str(word) for word in command],
@@ -35,6 +35,9 @@ class Probe:
         flat = numpy.frombuffer(self._run("logits", version, tokens, 0), dtype=numpy.float32)
         return torch.from_numpy(flat.copy()).view(*tokens.shape, self.sizes["vocab_size"])
 
-    def generate(self, version, tokens, new_tokens):
-        flat = numpy.frombuffer(self._run("generate", version, tokens, new_tokens), dtype=numpy.int64)
+    def generate(self, version, tokens, new_tokens, *sampling):
+        """Greedy, or with ``sampling``: temperature, top_k, top_p and seed."""
+        flat = numpy.frombuffer(
+            self._run("generate", version, tokens, new_tokens, *sampling), dtype=numpy.int64
+        )
         return torch.from_numpy(flat.copy()).view(tokens.shape[0], -1)

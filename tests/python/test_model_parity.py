@@ -1,15 +1,10 @@
 """The C++ model against Hugging Face transformers and nanoGPT on the same safetensors files."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 import transformers
 from probe import Probe
 from safetensors.torch import save_file
-
-NANOGPT = Path(__file__).resolve().parents[3] / "shared" / "data" / "nanogpt" / "model.py"
 
 # Wide weights: logits differ by whole numbers, so that a wrong one shows.
 SMALL = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 211, "n_positions": 192}
@@ -88,16 +83,6 @@ def test_logits_of_full_size(built, saved_gpt2):
     sizes = {key: getattr(model.config, key) for key in SMALL}
     tokens = random_tokens(2, 48, sizes["vocab_size"])
     check_logits(Probe(built("tests/gpt2_probe"), folder, sizes), tokens, logits_of(model, tokens))
-
-
-@pytest.fixture(scope="module")
-def nanogpt():
-    if not NANOGPT.is_file():
-        pytest.skip("no ../shared/data next to the checkout: nanoGPT's own model not compared")
-    spec = importlib.util.spec_from_file_location("nanogpt_model", NANOGPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])

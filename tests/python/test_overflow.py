@@ -9,31 +9,19 @@ import pytest
 import torch
 import transformers
 from runner import problem
+from small_gpt2 import WINDOW, our_sizes, random_tokens
 
-WINDOW = 32
-SMALL = {"n_layer": 3, "n_head": 2, "n_embd": 32, "vocab_size": 97, "n_positions": WINDOW}
 VERSIONS = ["v0", "v1", "v2"]
 SEPARATOR = 90
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(**SMALL, initializer_range=0.2, bos_token_id=0, eos_token_id=0)
-    model = transformers.GPT2LMHeadModel(config).eval()
-    folder = tmp_path_factory.mktemp("small")
-    model.save_pretrained(folder)
-    return model, folder
-
-
 def tokens_of(count, seed=0):
-    return numpy.random.default_rng(seed).integers(SEPARATOR, size=count)
+    return random_tokens(count, seed, below=SEPARATOR)
 
 
 def configuration(bench, folder, tokens, **changes):
     tokens.astype("<u2").tofile(bench.folder / "tokens.bin")
-    sizes = {key.replace("n_positions", "block_size"): value for key, value in SMALL.items()}
-    keys = {"model_config": sizes, "weights": str(folder), "dataset": "tokens.bin", "T_values": [1]}
+    keys = {"model_config": our_sizes(), "weights": str(folder), "dataset": "tokens.bin", "T_values": [1]}
     return bench.configure(**(keys | {"versions": VERSIONS} | changes))
 
 

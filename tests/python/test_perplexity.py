@@ -1,24 +1,22 @@
 """bench_runner perplexity against transformers on the same weights and tokens, and against sums by hand."""
 
 import hashlib
-import importlib.util
 import math
 
 import numpy
 import pytest
 import torch
 import transformers
-from conftest import REPOSITORY
+from conftest import SHARED
+from kvfuse import prepare_data
 from runner import problem
 from safetensors.torch import save_file
-
-SHARED = REPOSITORY.parent / "shared" / "data"
-SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 97, "n_positions": 32}
+from small_gpt2 import SIZES, random_tokens
 
 
 def model_config(config) -> dict:
     """The sizes under our names."""
-    return {key.replace("n_positions", "block_size"): getattr(config, key) for key in SMALL}
+    return {name.replace("n_positions", "block_size"): getattr(config, name) for name in SIZES}
 
 
 def reference_loss(model, tokens, window) -> tuple[float, int]:
@@ -50,9 +48,6 @@ def evaluate(bench, folder, config, tokens, *options, **changes) -> list[dict]:
 @pytest.fixture(scope="module")
 def wikitext():
     """The first tokens of WikiText-2."""
-    spec = importlib.util.spec_from_file_location("prepare_data", REPOSITORY / "scripts" / "prepare_data.py")
-    prepare_data = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(prepare_data)
     text = SHARED / "wikitext-2-raw" / "wiki.test.raw"
     if not text.is_file():
         pytest.skip("no ../shared/data next to the checkout: perplexity of WikiText-2 not compared")
@@ -84,26 +79,12 @@ def test_full_size_autoregressive(bench, saved_gpt2, wikitext):
     assert v2["degradation"] == pytest.approx(100 * (v2["perplexity"] / v1["perplexity"] - 1))
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(**SMALL, initializer_range=0.2, bos_token_id=0, eos_token_id=0)
-    model = transformers.GPT2LMHeadModel(config).eval()
-    folder = tmp_path_factory.mktemp("small")
-    model.save_pretrained(folder)
-    return model, folder
-
-
-def small_tokens(count):
-    return numpy.random.default_rng(0).integers(SMALL["vocab_size"], size=count)
-
-
 @pytest.mark.parametrize("count", [2, 31, 32, 33, 34, 100, 320, 351])
 @pytest.mark.parametrize("mode", [[], ["--autoregressive"]], ids=["teacher_forcing", "autoregressive"])
 def test_windows(bench, small, count, mode):
     """Nothing crosses a window's edge; a last window of one token has nothing to predict."""
     model, folder = small
-    tokens = small_tokens(count)
+    tokens = random_tokens(count)
     loss, scored = reference_loss(model, tokens, 32)
     records = evaluate(bench, folder, model.config, tokens, *mode)
     assert [record["version"] for record in records] == ["v0", "v1", "v2"]
@@ -119,7 +100,7 @@ def test_windows(bench, small, count, mode):
 @pytest.mark.parametrize("mode", [[], ["--autoregressive"]], ids=["teacher_forcing", "autoregressive"])
 def test_batch_size_does_not_matter(bench, small, mode):
     model, folder = small
-    tokens = small_tokens(7 * 32 + 5)
+    tokens = random_tokens(7 * 32 + 5)
     losses = {}
     for batch_size in (1, 2, 7, 64):
         for record in evaluate(bench, folder, model.config, tokens, *mode, batch_size=batch_size):
@@ -131,10 +112,10 @@ def test_batch_size_does_not_matter(bench, small, mode):
 def test_cache_beyond_the_memory_budget(bench, small):
     """v1's cache alone is more than the budget leaves beside the weights; v2's is 1 / 3.2 of it."""
     model, folder = small
-    small_tokens(8 * 32).astype("<u2").tofile(bench.folder / "tokens.bin")
+    random_tokens(8 * 32).astype("<u2").tofile(bench.folder / "tokens.bin")
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
-    layers_and_heads = SMALL["n_layer"] * SMALL["n_head"]
-    v1_cache = 2 * layers_and_heads * 8 * 31 * (SMALL["n_embd"] // SMALL["n_head"]) * 4
+    layers_and_heads = SIZES["n_layer"] * SIZES["n_head"]
+    v1_cache = 2 * layers_and_heads * 8 * 31 * (SIZES["n_embd"] // SIZES["n_head"]) * 4
     config = bench.configure(
         model_config=model_config(model.config), weights=str(folder), dataset="tokens.bin", T_values=[1],
         batch_size=8, memory_budget=weights + v1_cache, autoregressive=True, versions=["v1", "v2"],
@@ -147,13 +128,13 @@ def test_cache_beyond_the_memory_budget(bench, small):
 def test_no_generation_length_is_needed(bench, small):
     """The lengths of the other benchmarks do not concern this one."""
     model, folder = small
-    (record,) = evaluate(bench, folder, model.config, small_tokens(40), versions=["v1"], T_values=None)
+    (record,) = evaluate(bench, folder, model.config, random_tokens(40), versions=["v1"], T_values=None)
     assert record["status"] == "ok"
 
 
 def test_record_fields(bench, small):
     model, folder = small
-    tokens = small_tokens(100)
+    tokens = random_tokens(100)
     (forced,) = evaluate(bench, folder, model.config, tokens, versions=["v2"])
     (stepped,) = evaluate(bench, folder, model.config, tokens, "--autoregressive", versions=["v2"])
     assert (forced["mode"], stepped["mode"]) == ("teacher_forcing", "autoregressive")

@@ -5,28 +5,13 @@ import re
 
 import numpy
 import pytest
-import tiktoken
 import torch
-import transformers
-from conftest import REPOSITORY
+from conftest import SHARED
+from kvfuse import prepare_data
 from probe import Probe
+from small_gpt2 import SIZES, WINDOW, our_sizes, random_tokens
 
-VOCABULARY = REPOSITORY.parent / "shared" / "data" / "gpt2-bpe"
-WINDOW = 32
-SIZES = {"n_layer": 3, "n_head": 2, "n_embd": 32, "n_positions": WINDOW, "vocab_size": 97}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(**SIZES, initializer_range=0.2, bos_token_id=0, eos_token_id=0)
-    folder = tmp_path_factory.mktemp("model")
-    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
-
-
-def our_sizes(**changes) -> dict:
-    return {key.replace("n_positions", "block_size"): value for key, value in (SIZES | changes).items()}
+VOCABULARY = SHARED / "gpt2-bpe"
 
 
 def evaluate(bench, *options, **keys) -> dict[str, dict]:
@@ -34,8 +19,9 @@ def evaluate(bench, *options, **keys) -> dict[str, dict]:
     return {record["version"]: record for record in bench.measure("perplexity", "--config", path, *options)}
 
 
-def test_divergence_from_v1(bench, built, checkpoint):
-    tokens = numpy.random.default_rng(3).integers(SIZES["vocab_size"], size=75)
+def test_divergence_from_v1(bench, built, small):
+    _, checkpoint = small
+    tokens = random_tokens(75, seed=3)
     tokens.astype("<u2").tofile(bench.folder / "tokens.bin")
     keys = {"weights": str(checkpoint), "dataset": "tokens.bin", "versions": ["v0", "v1", "v2", "v3"]}
     records = evaluate(bench, "--autoregressive", divergence=True, **keys)
@@ -76,13 +62,7 @@ def test_text_and_its_tokens_give_the_same(bench):
         pytest.skip("no ../shared/data next to the checkout: GPT-2's own vocabulary not tested")
     text = "Ein Café kostet 3,50 €.\n\n  Two  spaces, don't\tyou see? 你好, мир!\n" * 4
     (bench.folder / "text.txt").write_text(text, encoding="utf-8")
-    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
-    from tiktoken_ext.openai_public import r50k_pat_str
-
-    ranks = data_gym_to_mergeable_bpe_ranks(
-        vocab_bpe_file=str(VOCABULARY / "vocab.bpe"), encoder_json_file=str(VOCABULARY / "encoder.json")
-    )
-    encoding = tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
+    encoding, _ = prepare_data.load_encoding(VOCABULARY)
     tokens = encoding.encode(text)
     numpy.array(tokens, dtype="<u2").tofile(bench.folder / "tokens.bin")
     model = our_sizes(vocab_size=50257)

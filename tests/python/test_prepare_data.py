@@ -1,22 +1,16 @@
 """Token files from text: the ids, the description, and the sentence for each kind of bad input."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import urllib.error
 import zipfile
-from pathlib import Path
 
 import numpy
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-
-spec = importlib.util.spec_from_file_location("prepare_data", ROOT / "scripts" / "prepare_data.py")
-prepare_data = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(prepare_data)
+import tiktoken
+from conftest import SHARED
+from kvfuse import prepare_data
 
 needs_shared = pytest.mark.skipif(
     not (SHARED / "wikitext-2-raw").is_dir(),
@@ -152,7 +146,7 @@ def test_vocabulary_download_refused(tmp_path, capsys, monkeypatch):
     def get_encoding(name):
         raise ConnectionError("refused")
 
-    monkeypatch.setattr(prepare_data.tiktoken, "get_encoding", get_encoding)
+    monkeypatch.setattr(tiktoken, "get_encoding", get_encoding)
     (tmp_path / "text.txt").write_text("he")
     assert prepare_data.main(["--text", str(tmp_path / "text.txt"), "--output", str(tmp_path)]) == 3
     assert "give a folder with vocab.bpe and encoder.json: --vocab DIR" in capsys.readouterr().err

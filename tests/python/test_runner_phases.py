@@ -54,3 +54,26 @@ def test_capacity_of_nobody(bench):
     assert result.returncode == 1
     (record,) = bench.records()
     assert (record["status"], record["reason"]) == ("oom", "not even one sequence fits")
+
+
+def test_capacity_of_training(bench):
+    """Memory left over the weights and AdamW's state is what sequences share."""
+    config = bench.configure(
+        versions=["v1", "v2", "v3"],
+        model_config={"n_layer": 4, "n_head": 2, "n_embd": 128, "block_size": 64, "vocab_size": 64},
+        prompt_length=4,
+        T_star=60,
+        memory_budget="48 MB",
+        training=True,
+    )
+    first, second, shared = bench.measure("capacity", "--config", config)
+    assert first["training"] and first["case"]["training"]
+    assert first["max_batch"] == second["max_batch"] > 1
+    assert first["max_batch"] < shared["max_batch"]  # fewer projections
+    assert first["predicted_max_batch"] is None
+    assert first["baseline_memory_bytes"] * 4 < first["peak_memory_bytes"] <= first["memory_limit_bytes"]
+    assert first["memory_after_search_bytes"] == pytest.approx(first["baseline_memory_bytes"], rel=0.01)
+    assert first["num_out_of_memory"] > 0
+    (bench.folder / "none.yaml").write_text(config.read_text().replace("48 MB", "4 MB"))
+    assert bench.run("capacity", "--config", "none.yaml", "--clear-log").returncode == 1
+    assert {record["status"] for record in bench.records()} == {"oom"}

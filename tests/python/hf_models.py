@@ -1,0 +1,74 @@
+"""Small models of transformers with random weights, and a cache that rounds as an int8 cache does."""
+
+import torch
+import transformers
+from torch import Tensor
+
+VOCAB = 300
+# Wide enough that greedy decoding of random weights does not repeat one token.
+SPREAD = 0.15
+
+
+def gpt2(attention: str, **settings) -> transformers.PreTrainedModel:
+    """Two layers of four heads of 64."""
+    config = transformers.GPT2Config(
+        n_layer=2,
+        n_head=4,
+        n_embd=256,
+        vocab_size=VOCAB,
+        n_positions=512,
+        initializer_range=SPREAD,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=0,
+        **settings,
+    )
+    return _seeded(transformers.GPT2LMHeadModel, config, attention)
+
+
+def llama(attention: str, **settings) -> transformers.PreTrainedModel:
+    """Two layers, six heads of 64 on two of the cache, rotary positions."""
+    sizes = {"hidden_size": 384, "num_attention_heads": 6, "num_key_value_heads": 2}
+    config = transformers.LlamaConfig(
+        **(sizes | settings),
+        intermediate_size=256,
+        num_hidden_layers=2,
+        vocab_size=VOCAB,
+        max_position_embeddings=512,
+        initializer_range=SPREAD,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return _seeded(transformers.LlamaForCausalLM, config, attention)
+
+
+def _seeded(kind, config, attention: str) -> transformers.PreTrainedModel:
+    config._attn_implementation = attention
+    torch.manual_seed(1)
+    return kind(config).eval()
+
+
+MODELS = {"gpt2": gpt2, "llama": llama}
+
+
+def prompts(padded: bool, batch: int = 4, length: int = 37) -> dict[str, Tensor]:
+    """Token numbers and attention mask, [batch, length]; padded on the left by none to all but one token."""
+    ids = torch.randint(1, VOCAB, (batch, length), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    if padded:
+        for row, pads in enumerate((0, 5, 17, length - 1)):
+            ids[row, :pads] = mask[row, :pads] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+class RoundingCache(transformers.DynamicCache):
+    """Float keys and values, rounded to what one int8 scale for each token and head can hold."""
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        return super().update(_rounded(key_states), _rounded(value_states), layer_idx)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return (x / scale).round() * scale
