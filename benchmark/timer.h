@@ -7,6 +7,7 @@ namespace kvfuse::bench {
 
 class Timer {
  public:
+  void restart() { start_ = Clock::now(); }
   double elapsed_ms() const {
     return std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
   }

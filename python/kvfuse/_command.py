@@ -1,7 +1,6 @@
 """What the commands that run a model share: its options, and how they end."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,9 @@ from pathlib import Path
 import torch
 
 from kvfuse import _C
+from kvfuse._exit_codes import DATA, INTERRUPTED, RESOURCES, USAGE, fail
 from kvfuse.model import DTYPES, ModelConfig, ModelFileError, preset_names
 from kvfuse.prepare_data import DataError, DownloadError
-
-USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 4, 130  # exit codes, as bench_runner's
 
 ResourceError: type[OSError] = _C.ResourceError
 
@@ -99,25 +97,20 @@ def run(name: str, command: Callable[[], int]) -> int:
         return INTERRUPTED
     except DataError as error:
         hint = f" ({HINTS[error.missing]})" if isinstance(error, DownloadError) else ""
-        return _fail(name, f"{error}{hint}", DATA)
+        return fail(name, f"{error}{hint}", DATA)
     except UsageError as error:
-        return _fail(name, str(error), USAGE)
+        return fail(name, str(error), USAGE)
     except (ModelFileError, FileNotFoundError) as error:
-        return _fail(name, _sentence(error), DATA)
+        return fail(name, _sentence(error), DATA)
     except ValueError as error:
-        return _fail(name, str(error), USAGE)
+        return fail(name, str(error), USAGE)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return _fail(name, f"the machine has no memory left: {error}", RESOURCES)
+        return fail(name, f"the machine has no memory left: {error}", RESOURCES)
     except OSError as error:
-        return _fail(name, _sentence(error), RESOURCES)
+        return fail(name, _sentence(error), RESOURCES)
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-def _fail(name: str, sentence: str, code: int) -> int:
-    print(f"{name}: error: {sentence}", file=sys.stderr)
-    return code

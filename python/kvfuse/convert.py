@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kvfuse._exit_codes import DATA, INTERRUPTED, RESOURCES, USAGE, fail
 from kvfuse.nanogpt.checkpoint import CheckpointError, read_checkpoint
 
-USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 4, 130  # exit codes, as bench_runner's
+NAME = "kvfuse.convert"
 
 
 def convert(checkpoint: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kvfuse.convert", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="what nanoGPT's train.py saved")
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -91,17 +92,18 @@ def main(words: list[str] | None = None) -> int:
     try:
         arguments = convert(options.checkpoint, options.out, overwrite=options.overwrite)
     except CheckpointError as error:
-        return _fail(f"{options.checkpoint}: {error}", DATA)
+        return fail(NAME, f"{options.checkpoint}: {error}", DATA)
     except FileExistsError as error:
-        return _fail(str(error), USAGE)
+        return fail(NAME, str(error), USAGE)
     except OSError as error:
         of_checkpoint = error.filename in (options.checkpoint, str(options.checkpoint))
-        return _fail(
+        return fail(
+            NAME,
             f"{error.filename}: {error.strerror}" if error.filename else str(error),
             DATA if of_checkpoint else RESOURCES,
         )
     except (MemoryError, ImportError) as error:
-        return _fail(str(error) or "not enough memory", RESOURCES)
+        return fail(NAME, str(error) or "not enough memory", RESOURCES)
     except KeyboardInterrupt:
         return INTERRUPTED
     sizes = ", ".join(f"{name}: {arguments[name]}" for name in ("n_layer", "n_head", "n_embd", "block_size"))
@@ -110,11 +112,6 @@ def main(words: list[str] | None = None) -> int:
         f"bias: {str(arguments['bias']).lower()}}}"
     )
     return 0
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"kvfuse.convert: error: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 4, 130  # exit codes, as bench_runner's
+from kvfuse._exit_codes import DATA, INTERRUPTED, RESOURCES, USAGE, fail
+
+NAME = "kvfuse.fetch"
 PUBLISHER = "openai-community"  # of gpt2, gpt2-medium, gpt2-large and gpt2-xl
 BESIDE_WEIGHTS = ("config.json", "model.safetensors.index.json")
 
@@ -66,7 +68,7 @@ def _first_line(error: Exception) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kvfuse.fetch", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, or PUBLISHER/NAME")
     parser.add_argument("--out", type=Path, help="folder for the files (default: the model's name)")
     options = parser.parse_args(words)
@@ -74,8 +76,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         commit = fetch(options.model, out)
     except FetchError as error:
-        print(f"kvfuse.fetch: error: {error}", file=sys.stderr)
-        return error.code
+        return fail(NAME, str(error), error.code)
     except KeyboardInterrupt:
         return INTERRUPTED
     print(f"{out}: {options.model} at {commit}")

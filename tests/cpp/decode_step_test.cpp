@@ -6,13 +6,12 @@
 #include <set>
 #include <stdexcept>
 
-#include "kernels/cpu/isa.h"
+#include "tests/cpp/isa_fixture.h"
 #include "tests/cpp/step_fixture.h"
 
 namespace kvfuse {
 namespace {
 
-using cpu::Isa;
 using test::kBlockSize;
 using test::kSteps;
 using test::kVocab;
@@ -26,16 +25,8 @@ double tolerance(const StepCase& c) {
   return of_dtype + of_cache + (c.int8_weights ? 5e-3 : 0.0);
 }
 
-class DecodeStep : public testing::TestWithParam<Isa> {
+class DecodeStep : public test::OnIsa {
  protected:
-  void SetUp() override {
-    bool has = false;
-    for (const Isa isa : cpu::available_isas()) has = has || isa == GetParam();
-    if (!has) GTEST_SKIP() << "this machine lacks " << cpu::isa_name(GetParam());
-    cpu::set_active_isa(GetParam());
-  }
-  void TearDown() override { cpu::set_active_isa(cpu::available_isas().back()); }
-
   static void check(const StepCase& c) {
     SCOPED_TRACE(describe(c));
     test::Generation g(c);
@@ -122,9 +113,8 @@ TEST_P(DecodeStep, RefusesCachesThatDoNotFit) {
   EXPECT_TRUE(refused([](test::Generation& g) { g.model.layers[1].cache_layer = -1; }));
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, DecodeStep,
-                         testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni),
-                         [](const auto& info) { return std::string(cpu::isa_name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Isas, DecodeStep, test::every_isa(), test::isa_of);
+});
 
 }  // namespace
 }  // namespace kvfuse

@@ -9,12 +9,12 @@
 #include <vector>
 
 #include "kernels/attention.h"
-#include "kernels/cpu/isa.h"
 #include "kernels/half.h"
 #include "kernels/head_dims.h"
 #include "kernels/kv_quant.h"
 #include "kernels/reference/reference.h"
 #include "tests/cpp/attention_fixture.h"
+#include "tests/cpp/isa_fixture.h"
 
 namespace kvfuse {
 namespace {
@@ -50,16 +50,8 @@ void expect_close(const std::vector<double>& got, const std::vector<double>& wan
         << "element " << i << ": got " << got[i] << ", want " << want[i] << ", largest " << most;
 }
 
-class Kernels : public testing::TestWithParam<Isa> {
+class Kernels : public test::OnIsa {
  protected:
-  void SetUp() override {
-    bool has = false;
-    for (const Isa isa : cpu::available_isas()) has = has || isa == GetParam();
-    if (!has) GTEST_SKIP() << "this machine lacks " << cpu::isa_name(GetParam());
-    cpu::set_active_isa(GetParam());
-  }
-  void TearDown() override { cpu::set_active_isa(cpu::available_isas().back()); }
-
   static void check(const Case& c, void (*kernel)(const AttentionParams&)) {
     SCOPED_TRACE(std::string(dtype_name(c.query_dtype)) + " query, " + dtype_name(c.cache_dtype) +
                  " cache, first length " + std::to_string(c.lengths[0]) + ", q_len " +
@@ -245,9 +237,7 @@ TEST_P(Kernels, TinyRowsKeepTheirValues) {
   EXPECT_EQ(codes[3], -127);
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Kernels,
-                         testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni),
-                         [](const auto& info) { return std::string(cpu::isa_name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, test::every_isa(), test::isa_of);
 
 TEST(Half, EveryFloat16AndBFloat16RoundTrips) {
   for (unsigned bits = 0; bits < 65536; ++bits) {

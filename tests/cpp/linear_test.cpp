@@ -4,29 +4,20 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/cpu/isa.h"
 #include "kernels/reference/gpt2_step.h"
+#include "tests/cpp/isa_fixture.h"
 #include "tests/cpp/linear_fixture.h"
 
 namespace kvfuse {
 namespace {
 
-using cpu::Isa;
 using test::LinearCase;
 using test::LinearTensors;
 
 constexpr DType kDtypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
-class Linear : public testing::TestWithParam<Isa> {
+class Linear : public test::OnIsa {
  protected:
-  void SetUp() override {
-    bool has = false;
-    for (const Isa isa : cpu::available_isas()) has = has || isa == GetParam();
-    if (!has) GTEST_SKIP() << "this machine lacks " << cpu::isa_name(GetParam());
-    cpu::set_active_isa(GetParam());
-  }
-  void TearDown() override { cpu::set_active_isa(cpu::available_isas().back()); }
-
   static void check(const LinearCase& c) {
     SCOPED_TRACE(describe(c));
     LinearTensors t(c);
@@ -154,9 +145,8 @@ TEST_P(Linear, GeluOverItsWholeRange) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, Linear,
-                         testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni),
-                         [](const auto& info) { return std::string(cpu::isa_name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Isas, Linear, test::every_isa(), test::isa_of);
+});
 
 }  // namespace
 }  // namespace kvfuse

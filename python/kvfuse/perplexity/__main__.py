@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kvfuse import _C, _command, perplexity
+from kvfuse._exit_codes import INTERRUPTED
 from kvfuse.model import Gpt2
 from kvfuse.perplexity.dataset import Dataset, read_dataset, wikitext_tokens
 from kvfuse.perplexity.evaluation import BASELINE, Calibration, Evaluation, Record
@@ -113,7 +114,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             continue
         print(f"{version}: {record['status']} ({record['reason']})", file=sys.stderr)
         if record["status"] == "interrupted":
-            return _command.INTERRUPTED
+            return INTERRUPTED
         code = POINTS_FAILED
     if arguments.table:
         write_whole(arguments.table, table(records).encode())

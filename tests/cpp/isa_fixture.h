@@ -1,0 +1,32 @@
+// Tests that run on every instruction set of this machine.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/cpu/isa.h"
+
+namespace kvfuse::test {
+
+// The kernels are those of the parameter; skipped if the machine lacks it.
+class OnIsa : public testing::TestWithParam<cpu::Isa> {
+ protected:
+  void SetUp() override {
+    const auto& available = cpu::available_isas();
+    if (std::find(available.begin(), available.end(), GetParam()) == available.end())
+      GTEST_SKIP() << "this machine lacks " << cpu::isa_name(GetParam());
+    cpu::set_active_isa(GetParam());
+  }
+  void TearDown() override { cpu::set_active_isa(cpu::available_isas().back()); }
+};
+
+// For INSTANTIATE_TEST_SUITE_P.
+inline auto every_isa() {
+  using cpu::Isa;
+  return testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni);
+}
+inline std::string isa_of(const testing::TestParamInfo<cpu::Isa>& info) { return cpu::isa_name(info.param); }
+
+}  // namespace kvfuse::test
