@@ -146,7 +146,6 @@ TEST_P(Linear, GeluOverItsWholeRange) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, Linear, test::every_isa(), test::isa_of);
-});
 
 }  // namespace
 }  // namespace kvfuse
