@@ -114,7 +114,6 @@ TEST_P(DecodeStep, RefusesCachesThatDoNotFit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, DecodeStep, test::every_isa(), test::isa_of);
-});
 
 }  // namespace
 }  // namespace kvfuse
