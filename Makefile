@@ -15,7 +15,7 @@ ARGS ?=
 TEXT ?=
 VOCAB ?=
 
-.PHONY: help bench smoke test data lint format asan fuzz op-fuzz gpu-check wheel kernels-bench results-table clean
+.PHONY: help bench smoke test data lint format asan fuzz op-fuzz gpu-check wheel kernels-bench peers results-table clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -63,11 +63,11 @@ fuzz:  ## fuzz the readers of untrusted files
 
 op-fuzz:  ## 10,000 random calls of each operator, without and with AddressSanitizer
 	@$(BOOTSTRAP) --target kvfuse_python
-	KVFUSE_FUZZ_CALLS=10000 $(VENV_PYTHON) -m pytest tests/python/test_op_fuzz.py
+	KVFUSE_FUZZ_CALLS=10000 $(VENV_PYTHON) -m pytest -k random tests/python/test_op_fuzz.py tests/python/test_linear_ops.py
 	@$(BOOTSTRAP) --preset asan --target kvfuse_python
 	KVFUSE_FUZZ_CALLS=10000 KVFUSE_BUILD_DIR=build/asan ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$(foreach library,asan ubsan stdc++,$(shell $${CXX:-g++} -print-file-name=lib$(library).so))" \
-	$(VENV_PYTHON) -m pytest tests/python/test_op_fuzz.py
+	$(VENV_PYTHON) -m pytest -k random tests/python/test_op_fuzz.py tests/python/test_linear_ops.py
 
 gpu-check:  ## where there is a GPU: check and measure the CUDA operators, into docs/measurements (ARGS=)
 	@$(BOOTSTRAP)
@@ -82,7 +82,12 @@ kernels-bench:  ## the kernels against PyTorch's own, into results/bench_kernels
 	@mkdir -p results
 	$(BUILD)/bench_kernels --benchmark_out=results/bench_kernels.json --benchmark_out_format=json $(ARGS)
 
-results-table:  ## rewrite the tables of README.md from docs/results
+peers:  ## ours beside llama.cpp, CTranslate2 and transformers: records and tables, in some 15 minutes (ARGS=)
+	@$(BOOTSTRAP) --target kvfuse_python
+	PYTHONPATH=python $(VENV_PYTHON) scripts/bench_peers.py $(ARGS)
+	$(VENV_PYTHON) scripts/update_readme.py
+
+results-table:  ## rewrite the tables of README.md and docs/measuring.md from docs/results
 	@$(BOOTSTRAP) --no-build
 	$(VENV_PYTHON) scripts/update_readme.py
 

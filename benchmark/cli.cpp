@@ -38,6 +38,7 @@ Examples:
   bench_runner roofline --stages v1_prefill v1_decode v2_decode --profile-P 512
   bench_runner --resume
   bench_runner compare OLD.jsonl NEW.jsonl     (see bench_runner compare --help)
+  bench_runner quantize IN OUT                 (see bench_runner quantize --help)
 
 Exit codes:
   0 all measured   1 some points failed or ran out of memory   2 command line or configuration

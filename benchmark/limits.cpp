@@ -4,26 +4,18 @@
 #include <ATen/ops/ones.h>
 #include <c10/core/InferenceMode.h>
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 
 #include "benchmark/device.h"
 #include "benchmark/memory.h"
 #include "benchmark/timer.h"
 #include "csrc/model/linear.h"
-#include "kernels/bandwidth.h"
+#include "csrc/records/read_bandwidth.h"
 
 namespace kvfuse::bench {
 namespace {
 
-constexpr std::int64_t kBufferBytes = 256 << 20;  // several times a last-level cache
-constexpr std::int64_t kHugePage = 2 << 20;
 constexpr int kRepetitions = 4;
 constexpr double kLongEnoughMs = 1000;  // some CPUs compute a 16-bit product 100 times slower
 
@@ -45,7 +37,7 @@ double measure_product(const Product& product, at::ScalarType dtype, c10::Device
   const at::Tensor x = at::ones({product.rows, product.in}, options);
   const at::Tensor weight = at::ones({product.out, product.in}, options);
   const double seconds = fastest_s([&] {
-    kvfuse::linear(x, weight, {});
+    kvfuse::linear(x, {weight}, {});
     synchronize(device);
   });
   return 2.0 * static_cast<double>(product.rows) * static_cast<double>(product.in) *
@@ -53,25 +45,6 @@ double measure_product(const Product& product, at::ScalarType dtype, c10::Device
 }
 
 }  // namespace
-
-double measure_read_bandwidth() {
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  // Kept for the next measurement: touching fresh pages takes longer than reading them.
-  static const std::unique_ptr<void, Free> buffer = [] {
-    void* data = std::aligned_alloc(kHugePage, kBufferBytes);
-    if (data == nullptr) throw std::bad_alloc();
-    madvise(data, kBufferBytes, MADV_HUGEPAGE);  // as the tensors are; a refusal only makes the limit lower
-    std::memset(data, 0, kBufferBytes);
-    return std::unique_ptr<void, Free>(data);
-  }();
-  double best = 0;
-  for (const int streams : {1, 4, 8})
-    best = std::max(best, static_cast<double>(kBufferBytes) /
-                              fastest_s([&] { cpu::read_memory(buffer.get(), kBufferBytes, streams); }));
-  return best;
-}
 
 double measure_copy_bandwidth(c10::Device device) {
   constexpr std::int64_t kCopyBytes = 1 << 30;  // 20 times the second-level cache of an H200

@@ -10,10 +10,6 @@
 
 namespace kvfuse::bench {
 
-// Bytes a second of the fastest of several ways to read a buffer far larger than the CPU's last-level cache,
-// with all threads.
-double measure_read_bandwidth();
-
 // Bytes a second that a copy within the memory of `device` reads and writes: what its memory moves at best.
 double measure_copy_bandwidth(c10::Device device);
 

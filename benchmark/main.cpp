@@ -19,6 +19,7 @@
 #include "benchmark/interrupt.h"
 #include "benchmark/memory.h"
 #include "benchmark/plan.h"
+#include "benchmark/quantize.h"
 #include "benchmark/self_check.h"
 #include "benchmark/session.h"
 #include "benchmark/suites/suites.h"
@@ -122,8 +123,7 @@ ExitCode run(const CliOptions& options) {
   install_counting_allocator(config.memory_budget);
   if (config.num_threads) at::set_num_threads(static_cast<int>(*config.num_threads));
 
-  const bool scores_text = std::find(benchmarks.begin(), benchmarks.end(), "perplexity") != benchmarks.end();
-  const Inputs inputs = load_inputs(config, device, scores_text);
+  const Inputs inputs = load_inputs(config, device, benchmarks);
   RecordLog log(config.log_file, {.sync = options.fsync, .clear = options.clear_log});
   for (const std::string& notice : log.notices()) std::fprintf(stderr, "%s\n", notice.c_str());
   Session session(config, options, inputs, log);
@@ -154,7 +154,17 @@ ExitCode compare(const CompareOptions& options) {
   return options.fail_if_slower && comparison.any_worse() ? ExitCode::kPointsFailed : ExitCode::kOk;
 }
 
+ExitCode quantize(const QuantizeOptions& options) {
+  if (!options.help.empty()) {
+    print(options.help);
+    return ExitCode::kOk;
+  }
+  print(quantize_file(options) + "\n");
+  return ExitCode::kOk;
+}
+
 ExitCode dispatch(int argc, const char* const* argv) {
+  if (is_quantize(argc, argv)) return quantize(parse_quantize_cli(argc, argv));
   if (is_compare(argc, argv)) return compare(parse_compare_cli(argc, argv));
   const CliOptions options = parse_cli(argc, argv);
   if (!options.help.empty()) {

@@ -73,9 +73,10 @@ Planned planned_stage(const BenchConfig& config, const Stage& stage) {
           config.batch_size};
 }
 
-std::vector<std::string> row_of(const Planned& planned, const BenchConfig& config, std::int64_t limit_bytes) {
+// `weights`: bytes that the run holds of them; `limit_bytes`: of all memory.
+std::vector<std::string> row_of(const Planned& planned, const BenchConfig& config, std::int64_t weights,
+                                std::int64_t limit_bytes) {
   const roofline::MemoryNeed& need = planned.need;
-  const std::int64_t weights = config.model.parameter_count() * element_bytes(config.dtype);
   const std::int64_t total = weights + need.bytes(planned.batch);
   return {planned.benchmark,
           planned.name,
@@ -102,10 +103,11 @@ Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks
   Table table{.headers = {"benchmark", "version", "T", "runs", "weights MB", "cache MB", "activations MB",
                           "total MB", "fits", "largest batch"},
               .rows = {}};
+  const std::int64_t weights = resident_weight_bytes(config, measured_strategies(config, benchmarks));
   for (const std::string& benchmark : benchmarks) {
     if (benchmark == "roofline") {
       for (const std::string& name : config.profile_stages)
-        table.rows.push_back(row_of(planned_stage(config, find_stage(name)), config, limit_bytes));
+        table.rows.push_back(row_of(planned_stage(config, find_stage(name)), config, weights, limit_bytes));
       continue;
     }
     std::vector<std::optional<std::int64_t>> lengths;
@@ -116,15 +118,16 @@ Table plan(const BenchConfig& config, const std::vector<std::string>& benchmarks
         if (benchmark == "max_batch_capacity" && config.training)
           table.rows.push_back(unpredicted_row(benchmark, version, config));
         else
-          table.rows.push_back(row_of(planned_version(benchmark, config, version, T), config, limit_bytes));
+          table.rows.push_back(
+              row_of(planned_version(benchmark, config, version, T), config, weights, limit_bytes));
   }
   return table;
 }
 
 Table version_table() {
-  Table table{
-      .headers = {"version", "use_cache", "kv_cache_dtype", "sharing_group", "q_alignment", "description"},
-      .rows = {}};
+  Table table{.headers = {"version", "use_cache", "kv_cache_dtype", "sharing_group", "q_alignment",
+                          "weight_dtype", "description"},
+              .rows = {}};
   for (const Strategy& version : versions()) {
     const bool cached = version.use_cache;
     const bool shared = version.sharing_group > 1;
@@ -134,7 +137,7 @@ Table version_table() {
                                                                           : "model",
                           cached ? std::to_string(version.sharing_group) : "-",
                           shared ? q_alignment_name(version.q_alignment) : "-",
-                          std::string(version.description)});
+                          weight_dtype_name(version.weight_dtype), std::string(version.description)});
   }
   return table;
 }

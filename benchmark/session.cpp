@@ -10,9 +10,7 @@
 #include "benchmark/interrupt.h"
 #include "benchmark/memory.h"
 #include "benchmark/shape.h"
-#include "benchmark/stages.h"
 #include "csrc/model/out_of_memory.h"
-#include "csrc/model/prepared_weights.h"
 #include "csrc/versions/registry.h"
 
 namespace kvfuse::bench {
@@ -34,12 +32,9 @@ TokenFile read_tokens(const std::string& path, const std::optional<Gpt2Tokenizer
                    : read_token_file(path, config.model.vocab_size);
 }
 
-bool needs_calibration(const BenchConfig& config) {
-  const auto fits = [](const Strategy& strategy) { return strategy.q_alignment == QAlignment::kFit; };
-  return std::any_of(config.versions.begin(), config.versions.end(),
-                     [&](const std::string& version) { return fits(find_version(version)); }) ||
-         std::any_of(config.profile_stages.begin(), config.profile_stages.end(),
-                     [&](const std::string& name) { return fits(*find_stage(name).strategy); });
+bool needs_calibration(const std::vector<const Strategy*>& strategies) {
+  return std::any_of(strategies.begin(), strategies.end(),
+                     [](const Strategy* strategy) { return strategy->q_alignment == QAlignment::kFit; });
 }
 
 // On the CPU.
@@ -64,11 +59,14 @@ at::ScalarType scalar_type(DType dtype) {
   return at::kFloat;
 }
 
-Inputs load_inputs(const BenchConfig& config, c10::Device device, bool with_tokens) {
+Inputs load_inputs(const BenchConfig& config, c10::Device device,
+                   const std::vector<std::string>& benchmarks) {
+  const std::vector<const Strategy*> strategies = measured_strategies(config, benchmarks);
+  const bool with_tokens = std::find(benchmarks.begin(), benchmarks.end(), "perplexity") != benchmarks.end();
   std::optional<TokenFile> tokens;
   std::optional<Gpt2Tokenizer> tokenizer;
   std::optional<Calibration> calibration;
-  const bool calibrates = needs_calibration(config);
+  const bool calibrates = needs_calibration(strategies);
   if (config.vocabulary && (with_tokens || (calibrates && config.calibration)))
     tokenizer = Gpt2Tokenizer::from_folder(*config.vocabulary);
   if (with_tokens) tokens = read_tokens(*config.dataset, tokenizer, config);
@@ -76,7 +74,8 @@ Inputs load_inputs(const BenchConfig& config, c10::Device device, bool with_toke
   std::string problem;
   try {
     if (calibration) calibration->tokens = calibration->tokens.to(device);
-    return {Gpt2(make_weights(config).to(device)),
+    return {PreparedModels(make_weights(config).to(device), strategies, config.transforms,
+                           calibration ? calibration->tokens : at::Tensor()),
             random_tokens(config, {config.batch_size, config.prompt_length}).to(device), std::move(tokens),
             std::move(tokenizer), std::move(calibration)};
   } catch (const c10::OutOfMemoryError& error) {
@@ -88,20 +87,10 @@ Inputs load_inputs(const BenchConfig& config, c10::Device device, bool with_toke
 
 Session::Session(const BenchConfig& config, const CliOptions& options, const Inputs& inputs, RecordLog& log)
     : config_(config), options_(options), inputs_(inputs), log_(log) {
-  for (const std::string& warning : model().weights().warnings) say("warning: " + warning);
+  for (const std::string& warning : inputs.models.warnings()) say("warning: " + warning);
   if (inputs.calibration && !inputs.calibration->sha256)
     say("warning: the layers of versions that fit them are fitted on random tokens, which say little about "
         "text (the key calibration names a file)");
-}
-
-const Gpt2& Session::model(const Strategy& strategy) {
-  const std::pair key(strategy.sharing_group, strategy.q_alignment);
-  const auto found = models_.find(key);
-  if (found != models_.end()) return found->second.model;
-  FittedLayers fitted = prepare_weights(inputs_.model.weights(), strategy, config_.transforms,
-                                        inputs_.calibration ? inputs_.calibration->tokens : at::Tensor());
-  Prepared prepared{Gpt2(std::move(fitted.weights)), std::move(fitted.fits)};
-  return models_.emplace(key, std::move(prepared)).first->second.model;
 }
 
 RunFacts Session::facts() const {
@@ -161,10 +150,7 @@ Outcome Session::attempt(const std::function<void()>& measure) const {
 
 json Session::metadata(const std::string& version) const {
   const Strategy& strategy = find_version(version);
-  const auto prepared = models_.find({strategy.sharing_group, strategy.q_alignment});
-  // Not there if the fit itself failed.
-  return metadata_fields(facts(), strategy,
-                         prepared == models_.end() ? std::span<const LayerFit>() : prepared->second.fits);
+  return metadata_fields(facts(), strategy, inputs_.models.fits(strategy));
 }
 
 void Session::record(const std::string& benchmark, const json& case_key, const Outcome& outcome,
@@ -211,7 +197,8 @@ std::optional<KvCache> Session::make_cache(const Strategy& strategy, std::int64_
                                            std::int64_t capacity) const {
   if (!strategy.use_cache) return std::nullopt;
   capacity = std::min(capacity, config_.model.block_size);
-  return KvCache(config_.model, strategy, batch, capacity, inputs_.prompt.options().dtype(model().dtype()));
+  return KvCache(config_.model, strategy, batch, capacity,
+                 inputs_.prompt.options().dtype(scalar_type(config_.dtype)));
 }
 
 roofline::TransformerShape Session::shape(const Strategy& strategy) const {

@@ -15,10 +15,10 @@
 #include "benchmark/cli.h"
 #include "benchmark/config.h"
 #include "benchmark/limits.h"
+#include "benchmark/prepared_models.h"
 #include "benchmark/progress.h"
 #include "csrc/model/decode_graph.h"
 #include "csrc/model/gpt2.h"
-#include "csrc/model/layer_fit.h"
 #include "csrc/records/run_facts.h"
 #include "csrc/text/bpe.h"
 #include "csrc/text/token_file.h"
@@ -41,15 +41,15 @@ struct Calibration {
 
 // What a run reads before it touches the results file.
 struct Inputs {
-  Gpt2 model;
+  PreparedModels models;
   at::Tensor prompt;                       // int64 [batch_size, prompt_length], seeded, on the model's device
-  std::optional<TokenFile> tokens;         // if `with_tokens`
+  std::optional<TokenFile> tokens;         // if `benchmarks` score text
   std::optional<Gpt2Tokenizer> tokenizer;  // if dataset and calibration are text
   std::optional<Calibration> calibration;  // if a version of the run needs it
 };
 
 // Throws ModelFileError or DataFileError, or ResourceError if the weights do not fit memory_budget or device.
-Inputs load_inputs(const BenchConfig& config, c10::Device device, bool with_tokens);
+Inputs load_inputs(const BenchConfig& config, c10::Device device, const std::vector<std::string>& benchmarks);
 
 class Session {
  public:
@@ -58,10 +58,8 @@ class Session {
   const BenchConfig& config() const { return config_; }
   const CliOptions& options() const { return options_; }
   const Inputs& inputs() const { return inputs_; }
-  const Gpt2& model() const { return inputs_.model; }
-  // The model as `strategy` runs it: layers shared, transforms folded in. Made once; shares the memory of all
-  // weights that neither changes.
-  const Gpt2& model(const Strategy& strategy);
+  // The model as `strategy` runs it. Throws what preparing it threw.
+  const Gpt2& model(const Strategy& strategy) const { return inputs_.models.model(strategy); }
   c10::Device device() const { return inputs_.prompt.device(); }
   RecordLog& log() { return log_; }
 
@@ -115,11 +113,6 @@ class Session {
   const Inputs& inputs_;
   RecordLog& log_;
   std::map<std::string, std::unique_ptr<Captured>, std::less<>> captured_;
-  struct Prepared {
-    Gpt2 model;
-    std::vector<LayerFit> fits;
-  };
-  std::map<std::pair<int, QAlignment>, Prepared> models_;  // by what of a strategy changes the weights
   std::optional<Progress> progress_;
   bool any_point_failed_ = false;
 };

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "kernels/attention.h"
+#include "kernels/weight_format.h"
 
 namespace kvfuse {
 
@@ -16,38 +17,37 @@ inline constexpr int kPhases = 5;
 // Told when a part begins, and with it that the one before has been enqueued.
 using OnPhase = std::function<void(Phase)>;
 
-// Weights of one layer, of DecodeStepParams::dtype. A linear's weight is [out, in], with a scale for each
-// output if it is int8 codes; a bias may be null.
+// Weights of one layer, of DecodeStepParams::dtype. A linear's weight is [out, in] of
+// DecodeStepParams::layer_format, with scales if that has codes; a bias may be null.
 struct Gpt2LayerPointers {
   const void* ln_1_weight = nullptr;  // [n_embd]
   const void* ln_1_bias = nullptr;
   const void* qkv_weight = nullptr;  // [3 * n_embd, n_embd]: queries, keys, values
-  const float* qkv_weight_scale = nullptr;
+  const void* qkv_weight_scale = nullptr;
   const void* qkv_bias = nullptr;
   const void* attn_proj_weight = nullptr;  // [n_embd, n_embd]
-  const float* attn_proj_weight_scale = nullptr;
+  const void* attn_proj_weight_scale = nullptr;
   const void* attn_proj_bias = nullptr;
   const void* ln_2_weight = nullptr;  // [n_embd]
   const void* ln_2_bias = nullptr;
   const void* fc_weight = nullptr;  // [4 * n_embd, n_embd]
-  const float* fc_weight_scale = nullptr;
+  const void* fc_weight_scale = nullptr;
   const void* fc_bias = nullptr;
   const void* mlp_proj_weight = nullptr;  // [n_embd, 4 * n_embd]
-  const float* mlp_proj_weight_scale = nullptr;
+  const void* mlp_proj_weight_scale = nullptr;
   const void* mlp_proj_bias = nullptr;
   std::int64_t cache_layer = 0;  // index into DecodeStepParams::caches
   bool appends = true;  // false: attends to what an earlier layer has appended, and computes only its queries
 };
 
 struct DecodeStepParams {
-  const void* token_embedding = nullptr;     // [vocab_size, n_embd]
-  const void* position_embedding = nullptr;  // [block_size, n_embd]
+  const void* token_embedding = nullptr;         // [vocab_size, n_embd], or int8 codes; the output head too
+  const float* token_embedding_scale = nullptr;  // [vocab_size], of codes
+  const void* position_embedding = nullptr;      // [block_size, n_embd]
   std::span<const Gpt2LayerPointers> layers;
   const void* ln_f_weight = nullptr;  // [n_embd]
   const void* ln_f_bias = nullptr;
-  const void* head_weight = nullptr;         // [vocab_size, n_embd]: the token embedding itself, or its codes
-  const float* head_weight_scale = nullptr;  // [vocab_size], of codes
-  std::span<const CacheView> caches;         // kv_heads == n_head
+  std::span<const CacheView> caches;  // kv_heads == n_head
 
   // Where the sequences stand, in device memory: read at the start of the step and advanced at its end.
   std::int64_t* tokens = nullptr;  // [batch]: the newest token, not yet in the cache; then the one chosen
@@ -60,6 +60,7 @@ struct DecodeStepParams {
   void* workspace = nullptr;  // decode_step_workspace_bytes(...), 16-byte aligned, zero before its first use
 
   DType dtype = DType::kFloat32;
+  WeightFormat layer_format = WeightFormat::kFloat;  // of the layers' linears
   bool gelu_tanh = true;
   std::int64_t batch = 0;
   std::int64_t n_embd = 0;

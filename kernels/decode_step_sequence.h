@@ -77,10 +77,12 @@ class StepSequence {
     for (const Gpt2LayerPointers& layer : p_.layers)
       if (backend_.done(status)) status = run(layer);
     backend_.begins(Phase::kHead);
+    const WeightFormat head =
+        p_.token_embedding_scale == nullptr ? WeightFormat::kFloat : WeightFormat::kInt8Rows;
     if (backend_.done(status))
       status = from_stream({p_.ln_f_weight, p_.ln_f_bias},
-                           {p_.head_weight, p_.head_weight_scale, nullptr, p_.vocab_size}, p_.logits,
-                           DType::kFloat32);
+                           {p_.token_embedding, p_.token_embedding_scale, nullptr, p_.vocab_size, head},
+                           p_.logits, DType::kFloat32);
     backend_.begins(Phase::kOther);
     return status;
   }
@@ -92,13 +94,15 @@ class StepSequence {
   };
   struct Linear {
     const void* weight;
-    const float* scale;
+    const void* scale;
     const void* bias;
     std::int64_t out_size;
+    WeightFormat format;
   };
 
   Status embed() const {
     return backend_.embed({.token_embedding = p_.token_embedding,
+                           .token_embedding_scale = p_.token_embedding_scale,
                            .position_embedding = p_.position_embedding,
                            .tokens = p_.tokens,
                            .cache_seqlens = p_.cache_seqlens,
@@ -123,6 +127,7 @@ class StepSequence {
                             .out = out,
                             .dtype = p_.dtype,
                             .out_dtype = out_dtype,
+                            .weight_format = linear.format,
                             .epilogue = epilogue,
                             .rows = p_.batch,
                             .in = p_.n_embd,
@@ -138,6 +143,7 @@ class StepSequence {
                             .out = buffers_.x,
                             .dtype = p_.dtype,
                             .out_dtype = DType::kFloat32,
+                            .weight_format = linear.format,
                             .epilogue = Epilogue::kAdd,
                             .rows = p_.batch,
                             .in = in,
@@ -169,22 +175,24 @@ class StepSequence {
     const std::int64_t n = p_.n_embd;
     const Epilogue gelu = p_.gelu_tanh ? Epilogue::kGeluTanh : Epilogue::kGeluExact;
     backend_.begins(Phase::kAttention);
-    Status status =
-        from_stream({layer.ln_1_weight, layer.ln_1_bias},
-                    {layer.qkv_weight, layer.qkv_weight_scale, layer.qkv_bias, layer.appends ? 3 * n : n},
-                    buffers_.qkv, p_.dtype);
+    Status status = from_stream({layer.ln_1_weight, layer.ln_1_bias},
+                                {layer.qkv_weight, layer.qkv_weight_scale, layer.qkv_bias,
+                                 layer.appends ? 3 * n : n, p_.layer_format},
+                                buffers_.qkv, p_.dtype);
     if (backend_.done(status)) status = attend(layer);
     if (backend_.done(status))
-      status = into_stream(buffers_.attended, n,
-                           {layer.attn_proj_weight, layer.attn_proj_weight_scale, layer.attn_proj_bias, n});
+      status = into_stream(
+          buffers_.attended, n,
+          {layer.attn_proj_weight, layer.attn_proj_weight_scale, layer.attn_proj_bias, n, p_.layer_format});
     backend_.begins(Phase::kMlp);
     if (backend_.done(status))
       status = from_stream({layer.ln_2_weight, layer.ln_2_bias},
-                           {layer.fc_weight, layer.fc_weight_scale, layer.fc_bias, 4 * n}, buffers_.hidden,
-                           p_.dtype, gelu);
+                           {layer.fc_weight, layer.fc_weight_scale, layer.fc_bias, 4 * n, p_.layer_format},
+                           buffers_.hidden, p_.dtype, gelu);
     if (backend_.done(status))
-      status = into_stream(buffers_.hidden, 4 * n,
-                           {layer.mlp_proj_weight, layer.mlp_proj_weight_scale, layer.mlp_proj_bias, n});
+      status = into_stream(
+          buffers_.hidden, 4 * n,
+          {layer.mlp_proj_weight, layer.mlp_proj_weight_scale, layer.mlp_proj_bias, n, p_.layer_format});
     return status;
   }
 

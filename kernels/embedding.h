@@ -10,11 +10,12 @@ namespace kvfuse {
 // One token per sequence, at the position that follows the cached ones. A token or position outside its table
 // gives a row of NaN. All tensors are contiguous; the tables and x start at 16-byte addresses.
 struct EmbeddingParams {
-  const void* token_embedding = nullptr;        // [vocab_size, width]
-  const void* position_embedding = nullptr;     // [positions, width]
-  const std::int64_t* tokens = nullptr;         // [batch]
-  const std::int32_t* cache_seqlens = nullptr;  // [batch]: the position of each token
-  float* x = nullptr;                           // [batch, width]
+  const void* token_embedding = nullptr;         // [vocab_size, width], of `dtype` or int8 codes
+  const float* token_embedding_scale = nullptr;  // [vocab_size]: a value is code * scale; null: no codes
+  const void* position_embedding = nullptr;      // [positions, width]
+  const std::int64_t* tokens = nullptr;          // [batch]
+  const std::int32_t* cache_seqlens = nullptr;   // [batch]: the position of each token
+  float* x = nullptr;                            // [batch, width]
   std::int32_t* visible_seqlens = nullptr;  // [batch]: set to cache_seqlens + 1, what an attention sees after
                                             // the append; null: not wanted
   DType dtype = DType::kFloat32;            // of the tables

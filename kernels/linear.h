@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/dtype.h"
+#include "kernels/weight_format.h"
 
 namespace kvfuse {
 
@@ -20,31 +21,35 @@ enum class Epilogue : std::uint8_t {
 // out = epilogue(norm(x) * weight^T + bias). All tensors are contiguous; x, weight and the norm parameters
 // start at 16-byte addresses.
 struct LinearParams {
-  const void* x = nullptr;              // [rows, in]: float32 if there is a layernorm, else of `dtype`
-  const void* weight = nullptr;         // [out_size, in], of `dtype`, or int8 codes if there are scales
-  const float* weight_scale = nullptr;  // [out_size]: a weight is code * scale; null: not quantised
-  const void* bias = nullptr;           // [out_size]; null: none
-  const void* norm_weight = nullptr;    // [in]; null: no layernorm
-  const void* norm_bias = nullptr;      // [in]; null: none
-  void* out = nullptr;                  // [rows, out_size] of out_dtype; not x
-  DType dtype = DType::kFloat32;        // of x, weight, bias and norm parameters
-  DType out_dtype = DType::kFloat32;    // dtype or float32
+  const void* x = nullptr;             // [rows, in]: float32 if there is a layernorm, else of `dtype`
+  const void* weight = nullptr;        // [out_size, in] of weight_format
+  const void* weight_scale = nullptr;  // of weight_format; null: kFloat
+  const void* bias = nullptr;          // [out_size]; null: none
+  const void* norm_weight = nullptr;   // [in]; null: no layernorm
+  const void* norm_bias = nullptr;     // [in]; null: none
+  void* out = nullptr;                 // [rows, out_size] of out_dtype; not x
+  DType dtype = DType::kFloat32;       // of x, weight (kFloat), bias and norm parameters
+  DType out_dtype = DType::kFloat32;   // dtype or float32
+  WeightFormat weight_format = WeightFormat::kFloat;
   Epilogue epilogue = Epilogue::kStore;
   float norm_epsilon = 1e-5F;
   std::int64_t rows = 0;
-  std::int64_t in = 0;  // a multiple of 8
+  std::int64_t in = 0;  // a multiple of 8, for kInt4Groups of kInt4Group
   std::int64_t out_size = 0;
 };
 
-// Beside int8 weights a row of x is rounded to integers of this size at most, for its largest element: as
-// fine as the sum of `in` products with 127 fits 32 bits.
+// Beside int8 codes a row of x is rounded to integers of this size at most, for its largest element: as fine
+// as the sum of `in` products with 127 fits 32 bits.
 constexpr std::int64_t activation_levels(std::int64_t in) {
   return std::min<std::int64_t>(32767, std::numeric_limits<std::int32_t>::max() / (127 * in));
 }
+// Beside 4-bit codes each group of inputs is rounded to integers of this size at most, for its own largest: a
+// step is a thirtieth of that of the weights, and eight bits take half the instructions of sixteen.
+inline constexpr int kInt4ActivationLevels = 127;
 
 namespace cpu {
 
-// Any `in`; int8 weights need at least one activation level: in <= 16909320.
+// Any `in` but for kInt4Groups; int8 codes need at least one activation level: in <= 16909320.
 void linear(const LinearParams& params);
 
 }  // namespace cpu

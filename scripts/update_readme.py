@@ -1,11 +1,13 @@
-"""Writes the result tables of README.md from the committed records in docs/results."""
+"""Writes the result tables of README.md and docs/measuring.md from the committed records in docs/results."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
+from bench_peers.tables import ratio_table, time_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESAMPLES = 2000
@@ -16,14 +18,24 @@ class ResultsError(Exception):
     """One sentence: which file, what was expected, what came."""
 
 
+def all_records(path: Path) -> Iterator[dict]:
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ResultsError(f"{path.name}:{number}: expected a JSON object: {error.msg}") from None
+
+
+def newest_run(path: Path) -> list[dict]:
+    """What the last run recorded in a file; nothing if there is no file."""
+    records = list(all_records(path)) if path.exists() else []
+    return [record for record in records if record["run_id"] == records[-1]["run_id"]]
+
+
 def read_records(path: Path) -> list[dict]:
     """The latency records of one file that were measured, the last one of each (T, version)."""
     latest = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ResultsError(f"{path.name}:{number}: expected a JSON object: {error.msg}") from None
+    for record in all_records(path):
         if record["benchmark_name"] == "latency_vs_T" and record["status"] == "ok":
             latest[record["T"], record["version"]] = record
     return [latest[key] for key in sorted(latest)]
@@ -112,41 +124,59 @@ def kernels_table(path: Path) -> str:
     return "\n".join(lines)
 
 
-def replace_block(text: str, name: str, table: str) -> str:
+def replace_block(page: str, text: str, name: str, table: str) -> str:
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ResultsError(f"README.md: expected one {begin} and after it one {end}")
+        raise ResultsError(f"{page}: expected one {begin} and after it one {end}")
     head, rest = text.split(begin)
     return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+
+
+def pages(root: Path) -> dict[str, tuple[str, str]]:
+    """Each page with tables: what it says now, and what it should."""
+    results = root / "docs" / "results"
+    peers = newest_run(results / "python" / "peers.jsonl")
+    blocks = {
+        "README.md": {
+            "results": latency_tables(results),
+            "peers": ratio_table(peers),
+            "kernels": kernels_table(results / "bench_kernels.json"),
+        },
+        "docs/measuring.md": {"peers": time_table(peers)},
+    }
+    texts = {}
+    for page, tables in blocks.items():
+        old = new = (root / page).read_text()
+        for name, table in tables.items():
+            new = replace_block(page, new, name, table)
+        texts[page] = (old, new)
+    return texts
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if README.md is not up to date"
+        "--check", action="store_true", help="write nothing; exit 1 if a page is not up to date"
     )
     parser.add_argument(
         "--root", type=Path, default=ROOT, metavar="DIR", help="checkout to work on (default: this one)"
     )
     arguments = parser.parse_args(argv)
-    readme = arguments.root / "README.md"
-    results = arguments.root / "docs" / "results"
     try:
-        old = readme.read_text()
-        new = replace_block(old, "results", latency_tables(results))
-        new = replace_block(new, "kernels", kernels_table(results / "bench_kernels.json"))
+        texts = pages(arguments.root)
     except (ResultsError, OSError) as error:
         print(f"update_readme: error: {error}", file=sys.stderr)
         return 3
     except KeyError as error:
         print(f"update_readme: error: docs/results: a record has no {error}", file=sys.stderr)
         return 3
-    if arguments.check:
-        if new != old:
-            print("update_readme: error: README.md is not up to date (make results-table)", file=sys.stderr)
-        return int(new != old)
-    readme.write_text(new)
-    return 0
+    stale = [page for page, (old, new) in texts.items() if new != old]
+    for page in stale:
+        if arguments.check:
+            print(f"update_readme: error: {page} is not up to date (make results-table)", file=sys.stderr)
+        else:
+            (arguments.root / page).write_text(texts[page][1])
+    return int(arguments.check and bool(stale))
 
 
 if __name__ == "__main__":

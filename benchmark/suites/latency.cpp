@@ -58,7 +58,7 @@ class Latency {
 
  private:
   roofline::MachineLimits limits() const {
-    return measure_limits(session_.model().dtype(), session_.device());
+    return measure_limits(scalar_type(config_.dtype), session_.device());
   }
 
   std::int64_t runs() const { return config_.num_warmup_runs + config_.num_measure_runs; }

@@ -89,7 +89,7 @@ class Roofline {
     const std::int64_t rows = std::min<std::int64_t>(config_.batch_size * P_, on_cpu ? 2048 : 16384);
     const std::array products = {Product{side, side, side}, Product{rows, n_embd, 3 * n_embd},
                                  Product{rows, n_embd, 4 * n_embd}, Product{rows, 4 * n_embd, n_embd}};
-    return measure_limits(session_.model().dtype(), session_.device(), products);
+    return measure_limits(scalar_type(config_.dtype), session_.device(), products);
   }
 
   Prepared& prepared(const Strategy& strategy) {

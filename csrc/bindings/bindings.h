@@ -6,6 +6,7 @@
 namespace kvfuse {
 
 void bind_errors(pybind11::module_& module);
+void bind_measure(pybind11::module_& module);
 void bind_model(pybind11::module_& module);
 void bind_perplexity(pybind11::module_& module);
 void bind_records(pybind11::module_& module);

@@ -35,7 +35,7 @@ TokenBatch token_batch(const Gpt2& model, const at::Tensor& tokens, const Length
     throw std::invalid_argument("tokens: expected ids from 0 to " +
                                 std::to_string(model.config().vocab_size - 1) +
                                 " (the model's vocab_size), got " + std::to_string(bad));
-  batch.tokens = tokens.to(model.weights().token_embedding.device());
+  batch.tokens = tokens.to(model.weights().device());
   return batch;
 }
 
@@ -53,7 +53,7 @@ PreparedModel prepare(const Gpt2Weights& weights, const std::string& version,
                                 ", which fits its layers on them, got none");
   const Transforms chosen = find_transforms(transforms);
   const at::Tensor tokens =
-      calibration ? calibration->to(weights.token_embedding.device(), at::kLong).flatten() : at::Tensor();
+      calibration ? calibration->to(weights.device(), at::kLong).flatten() : at::Tensor();
   FittedLayers fitted = prepare_weights(weights, strategy, chosen, tokens);
   return {Gpt2(std::move(fitted.weights)), strategy, std::move(fitted.fits)};
 }
@@ -63,7 +63,7 @@ std::optional<KvCache> make_cache(const PreparedModel& self, std::int64_t batch,
   if (!self.strategy.use_cache) return std::nullopt;
   const ModelConfig& config = self.model.config();
   return KvCache(config, self.strategy, batch, capacity.value_or(config.block_size),
-                 self.model.weights().token_embedding.options());
+                 self.model.weights().options());
 }
 
 at::Tensor forward(const PreparedModel& self, const at::Tensor& tokens, const Lengths& lengths,

@@ -59,6 +59,7 @@ struct TrustLengthsContext {
 PYBIND11_MODULE(_C, module) {
   module.attr("__version__") = KVFUSE_VERSION;
   kvfuse::bind_errors(module);
+  kvfuse::bind_measure(module);
   kvfuse::bind_model(module);
   kvfuse::bind_perplexity(module);
   kvfuse::bind_records(module);

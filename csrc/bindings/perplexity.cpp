@@ -33,7 +33,7 @@ Score score_windows(const PreparedModel& self, const Windows& windows, const Per
   const ScoredModel other =
       reference == nullptr ? scored : ScoredModel{reference->model, reference->strategy};
   Score found;
-  Interruptible call(/*aside=*/self.model.weights().token_embedding.device().is_cpu());
+  Interruptible call(/*aside=*/self.model.weights().device().is_cpu());
   call.run([&] {
     found = score(scored, windows,
                   {.autoregressive = facts.autoregressive,

@@ -96,10 +96,9 @@ void bind_models(py::module_& module) {
   module.def("published_model", &rl::published_model);
   module.def("kv_cache_bytes", [](const ModelShape& model, std::int64_t tokens, std::int64_t batch,
                                   const std::string& precision, std::int64_t recent_window) {
-    rl::check_pass({.batch = batch, .past = tokens, .tokens = 1});
-    rl::check_pass({.batch = batch, .past = recent_window, .tokens = 1});
-    return rl::kv_cache_bytes(model, static_cast<double>(tokens), static_cast<double>(batch),
-                              {.precision = rl::parse_precision(precision), .recent_window = recent_window});
+    const rl::KvStorage storage{.precision = rl::parse_precision(precision), .recent_window = recent_window};
+    rl::check_cache(tokens, batch, storage);
+    return rl::kv_cache_bytes(model, static_cast<double>(tokens), static_cast<double>(batch), storage);
   });
   module.def("kv_crossover_tokens", [](const ModelShape& model, const std::string& strategy, double batch) {
     const rl::OperatorPrecisions precisions = precisions_of(strategy);
@@ -160,10 +159,11 @@ void bind_sweeps(py::module_& module) {
     for (const auto& [M, N, K] : shapes) products.push_back({M, N, K});
     std::vector<rl::Precision> formats;
     for (const std::string& name : precisions) formats.push_back(rl::parse_precision(name));
-    json points = json::array();
+    py::list points;  // one by one: a million points as JSON are gigabytes
     for (const rl::GemmPoint& point : rl::sweep_gemm(machines, products, formats)) {
-      points.push_back(rl::to_json(point.prediction));
-      points.back()["hardware"] = point.hardware;
+      json one = rl::to_json(point.prediction);
+      one["hardware"] = point.hardware;
+      points.append(to_python(one));
     }
     return points;
   });
@@ -171,8 +171,11 @@ void bind_sweeps(py::module_& module) {
              [](const std::vector<rl::Hardware>& machines, const std::vector<rl::ModelShape>& models,
                 const std::vector<std::string>& strategies, const std::vector<std::int64_t>& batches,
                 const std::vector<std::int64_t>& contexts, bool prefill, bool count_activations) {
-               return rl::list_json(rl::sweep_models(
-                   {machines, models, strategies, batches, contexts, prefill, {count_activations}}));
+               py::list points;
+               for (const rl::ModelPoint& point : rl::sweep_models(
+                        {machines, models, strategies, batches, contexts, prefill, {count_activations}}))
+                 points.append(to_python(rl::to_json(point)));
+               return points;
              });
 }
 
@@ -242,10 +245,13 @@ void bind_calibration(py::module_& module) {
                                                           rl::parse_precision(dtype),
                                                           {rl::parse_precision(kv), 0}));
       });
-  module.def("validate",
-             [](const std::string& jsonl, const std::string& origin, const Calibration* calibration) {
-               return rl::to_json(rl::validate(jsonl, origin, calibration));
-             });
+  // The only call that can take long: a server answers others beside it.
+  module.def(
+      "validate",
+      [](const std::string& jsonl, const std::string& origin, const Calibration* calibration) {
+        return rl::to_json(rl::validate(jsonl, origin, calibration));
+      },
+      py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace

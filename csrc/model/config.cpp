@@ -36,6 +36,28 @@ std::int64_t ModelConfig::parameter_count(const Strategy& strategy) const {
   return parameter_count() - borrowing * 2 * n_embd * (n_embd + (bias ? 1 : 0));
 }
 
+std::int64_t ModelConfig::weight_bytes(const Strategy& strategy, std::int64_t model_element_bytes) const {
+  const WeightDtype dtype = strategy.weight_dtype;
+  const auto matrix = [&](WeightDtype kind, std::int64_t out, std::int64_t in) {
+    if (kind == WeightDtype::kModel) return out * in * model_element_bytes;
+    const WeightFormat format = weight_format(kind);
+    return out * (weight_row_bytes(format, DType::kInt8, in) + scale_row_bytes(format, in));
+  };
+  const bool codes = dtype != WeightDtype::kModel;
+  std::int64_t values = vocab_size * n_embd;
+  std::int64_t bytes = matrix(codes ? WeightDtype::kInt8 : dtype, vocab_size, n_embd);
+  for (std::int64_t i = 0; i < n_layer; ++i) {
+    const std::int64_t qkv = (i % strategy.sharing_group == 0 ? 3 : 1) * n_embd;
+    for (const auto& [out, in] : {std::pair(qkv, n_embd), std::pair(n_embd, n_embd),
+                                  std::pair(4 * n_embd, n_embd), std::pair(n_embd, 4 * n_embd)}) {
+      values += out * in;
+      bytes += matrix(dtype, out, in);
+    }
+  }
+  const std::int64_t others = parameter_count(strategy) - block_size * n_embd - values;  // norms and biases
+  return bytes + others * model_element_bytes;
+}
+
 void check_strategy(const Strategy& strategy) {
   if (strategy.sharing_group < 1)
     throw std::invalid_argument("version " + std::string(strategy.name) +

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/weight_format.h"
+
 namespace kvfuse {
 
 struct Strategy;
@@ -25,6 +27,8 @@ struct ModelConfig {
   std::int64_t parameter_count() const;
   // Those that `strategy` uses: a layer that borrows keys and values has no projection to them.
   std::int64_t parameter_count(const Strategy& strategy) const;
+  // Bytes of the weights as `strategy` keeps them, without the position table, of which a step reads one row.
+  std::int64_t weight_bytes(const Strategy& strategy, std::int64_t model_element_bytes) const;
   bool operator==(const ModelConfig&) const = default;
 };
 
@@ -38,6 +42,18 @@ std::vector<std::string> preset_names();
 
 enum class KvCacheDtype { kModel, kInt8 };
 
+// How the weights of linears and the token embedding are kept (csrc/model/quantized_weights).
+enum class WeightDtype { kModel, kInt8, kInt4 };
+constexpr const char* weight_dtype_name(WeightDtype dtype) {
+  return dtype == WeightDtype::kInt8 ? "int8" : dtype == WeightDtype::kInt4 ? "int4" : "model";
+}
+// As the kernels call it, of the layers' linears; the token embedding is never below 8 bits.
+constexpr WeightFormat weight_format(WeightDtype dtype) {
+  return dtype == WeightDtype::kInt8   ? WeightFormat::kInt8Rows
+         : dtype == WeightDtype::kInt4 ? WeightFormat::kInt4Groups
+                                       : WeightFormat::kFloat;
+}
+
 // What a borrowing layer's queries, made for keys of its own, become before they meet its owner's.
 enum class QAlignment {
   kNone,
@@ -48,7 +64,8 @@ constexpr const char* q_alignment_name(QAlignment alignment) {
   return alignment == QAlignment::kFit ? "fit" : alignment == QAlignment::kCopy ? "copy" : "none";
 }
 
-// How K and V are kept between decode steps. A named row of these choices is a version (csrc/versions).
+// How K and V are kept between decode steps, and the weights. A named row of these choices is a version
+// (csrc/versions).
 struct Strategy {
   std::string_view name;
   std::string_view description;
@@ -56,6 +73,7 @@ struct Strategy {
   KvCacheDtype kv_cache_dtype = KvCacheDtype::kModel;
   int sharing_group = 1;  // layers per owned K/V; 1 = every layer owns its own
   QAlignment q_alignment = QAlignment::kNone;
+  WeightDtype weight_dtype = WeightDtype::kModel;
 };
 
 // Throws std::invalid_argument naming the version, the rule and the value.

@@ -27,10 +27,9 @@ void check_ids(const at::Tensor& tokens, std::int64_t vocab_size) {
 }  // namespace
 
 bool suits_fused_step(const Gpt2Weights& weights, const at::Tensor& tokens) {
-  const at::Tensor& embedding = weights.token_embedding;
-  return tokens.dim() == 2 && tokens.size(1) == 1 && tokens.size(0) <= kMostSequences && embedding.is_cpu() &&
-         ops::to_dtype(embedding.scalar_type()).has_value() &&
-         !(at::GradMode::is_enabled() && embedding.requires_grad());
+  return tokens.dim() == 2 && tokens.size(1) == 1 && tokens.size(0) <= kMostSequences &&
+         weights.device().is_cpu() && ops::to_dtype(weights.dtype()).has_value() &&
+         !(at::GradMode::is_enabled() && weights.token_embedding.requires_grad());
 }
 
 at::Tensor fused_step(const Gpt2Weights& weights, const at::Tensor& tokens, KvCache& cache,
@@ -39,14 +38,14 @@ at::Tensor fused_step(const Gpt2Weights& weights, const at::Tensor& tokens, KvCa
   check_ids(contiguous, weights.config.vocab_size);
   const std::vector<Gpt2LayerPointers> layers = layer_pointers(weights);
   const std::vector<CacheView> caches = cache_views(cache, weights);
-  at::Tensor logits = at::empty({tokens.size(0), 1, weights.config.vocab_size},
-                                weights.token_embedding.options().dtype(at::kFloat));
+  at::Tensor logits =
+      at::empty({tokens.size(0), 1, weights.config.vocab_size}, weights.options().dtype(at::kFloat));
   DecodeStepParams params = step_params(weights, cache, layers, caches);
   params.tokens = contiguous.mutable_data_ptr<std::int64_t>();
   params.logits = logits.mutable_data_ptr<float>();
   ops::cpu_decode_step(params, on_phase);
   cache.advance(1);
-  return logits.to(weights.token_embedding.scalar_type());
+  return logits.to(weights.dtype());
 }
 
 }  // namespace kvfuse

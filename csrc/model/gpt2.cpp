@@ -79,8 +79,8 @@ at::Tensor Gpt2::forward_unfused(const TokenBatch& batch, KvCache* cache, Logits
   if (cache != nullptr) cache->advance(batch.lengths);
   begins(Phase::kHead);
   if (which == LogitsOf::kLastToken) x = last_tokens(x, batch.lengths);
-  at::Tensor logits =
-      kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias), weights_.token_embedding, {});
+  at::Tensor logits = kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias),
+                                     {weights_.token_embedding, weights_.token_embedding_scale}, {});
   begins(Phase::kOther);
   return logits;
 }
@@ -110,6 +110,8 @@ void Gpt2::check(const TokenBatch& batch, const KvCache* cache) const {
 
 at::Tensor Gpt2::embed(const at::Tensor& tokens, const KvCache* cache) const {
   at::Tensor x = at::embedding(weights_.token_embedding, tokens);
+  if (const at::Tensor& scale = weights_.token_embedding_scale; scale.defined())
+    x = (x * at::embedding(scale.unsqueeze(1), tokens)).to(dtype());
   const std::int64_t length = tokens.size(1);
   if (cache == nullptr || cache->uniform())
     return x.add_(weights_.position_embedding.narrow(0, cache == nullptr ? 0 : cache->length(), length));
@@ -124,7 +126,7 @@ at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::
   const std::int64_t length = x.size(1);
   const bool owns = index % weights_.sharing_group == 0;
   // Views into the fused projection: [batch, n_head, T, head_dim] each; queries alone if the layer borrows.
-  const at::Tensor projected = linear(x, layer.qkv_weight, layer.qkv_bias)
+  const at::Tensor projected = linear(x, {layer.qkv_weight, layer.qkv_scale}, layer.qkv_bias)
                                    .view({batch, length, owns ? 3 : 1, config().n_head, config().head_dim()})
                                    .permute({2, 0, 3, 1, 4});
   const at::Tensor q = projected.select(0, 0);
@@ -138,8 +140,8 @@ at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::
                             : cached_attention(q, owns, index, pass);
   const bool lends = pass.cache == nullptr && weights_.sharing_group > 1;
   if (!lends) pass.k = pass.v = at::Tensor();  // or they would take memory while the rest of the layer runs
-  return linear(out.transpose(1, 2).reshape({batch, length, config().n_embd}), layer.attn_proj_weight,
-                layer.attn_proj_bias);
+  return linear(out.transpose(1, 2).reshape({batch, length, config().n_embd}),
+                {layer.attn_proj_weight, layer.attn_proj_scale}, layer.attn_proj_bias);
 }
 
 at::Tensor Gpt2::cached_attention(const at::Tensor& q, bool owns, std::int64_t index,
@@ -158,8 +160,8 @@ at::Tensor Gpt2::cached_attention(const at::Tensor& q, bool owns, std::int64_t i
 
 at::Tensor Gpt2::mlp(const at::Tensor& x, const LayerWeights& layer) const {
   const Gelu gelu = weights_.gelu_tanh ? Gelu::kTanh : Gelu::kExact;
-  return linear(linear_gelu(x, layer.fc_weight, layer.fc_bias, gelu), layer.mlp_proj_weight,
-                layer.mlp_proj_bias);
+  return linear(linear_gelu(x, {layer.fc_weight, layer.fc_scale}, layer.fc_bias, gelu),
+                {layer.mlp_proj_weight, layer.mlp_proj_scale}, layer.mlp_proj_bias);
 }
 
 }  // namespace kvfuse

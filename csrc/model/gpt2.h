@@ -36,7 +36,7 @@ class Gpt2 {
 
   const ModelConfig& config() const { return weights_.config; }
   const Gpt2Weights& weights() const { return weights_; }
-  at::ScalarType dtype() const { return weights_.token_embedding.scalar_type(); }
+  at::ScalarType dtype() const { return weights_.dtype(); }
 
  private:
   // What the layers of one pass hand on: the cache, or the owner's keys and values for those that borrow.

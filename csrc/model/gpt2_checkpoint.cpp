@@ -103,29 +103,74 @@ void drop_mask_buffers(TensorsByName& tensors, std::int64_t n_layer) {
       tensors.erase("h." + std::to_string(layer) + buffer);
 }
 
-void check_tensor(const StoredTensor& stored, std::vector<std::int64_t> shape, Differences& differences) {
+void check_tensor(const StoredTensor& stored, const TensorSpec& spec, Differences& differences) {
   const TensorEntry& entry = *stored.entry;
+  std::vector<std::int64_t> shape = spec.shape;
   if (stored.transposed) std::reverse(shape.begin(), shape.end());
   if (entry.shape != shape)
     differences.add(in_quotes(entry.name) + " has shape " + shape_text(entry.shape) + ", expected " +
                     shape_text(shape));
-  if (std::find(kFloatDtypes.begin(), kFloatDtypes.end(), entry.dtype.name) == kFloatDtypes.end())
-    differences.add(in_quotes(entry.name) + " has dtype " + std::string(entry.dtype.name) +
-                    ", expected F32, F16, BF16 or F64");
+  const bool is_float =
+      std::find(kFloatDtypes.begin(), kFloatDtypes.end(), entry.dtype.name) != kFloatDtypes.end();
+  if (spec.dtype.empty() ? !is_float : entry.dtype.name != spec.dtype)
+    differences.add(in_quotes(entry.name) + " has dtype " + std::string(entry.dtype.name) + ", expected " +
+                    std::string(spec.dtype.empty() ? "F32, F16, BF16 or F64" : spec.dtype));
+}
+
+// What a file says that holds quantised weights; kModel of any other.
+struct QuantizedFormat {
+  WeightDtype weight_dtype = WeightDtype::kModel;
+  bool gelu_tanh = true;
+};
+QuantizedFormat quantized_format(const std::vector<SafetensorsFile>& files) {
+  if (files.size() != 1 || !files[0].metadata().contains(kQuantizedVersionKey)) return {};
+  const auto expect = [&](const char* key, std::initializer_list<std::string_view> known) {
+    const auto found = files[0].metadata().find(key);
+    const std::string got = found == files[0].metadata().end() ? "none" : found->second;
+    std::string list;
+    for (const std::string_view word : known) list += (list.empty() ? "" : " or ") + std::string(word);
+    if (std::find(known.begin(), known.end(), got) == known.end())
+      throw ModelFileError(files[0].path(),
+                           "metadata " + std::string(key) + ": expected " + list + ", got " + in_quotes(got));
+    return got;
+  };
+  expect(kQuantizedVersionKey, {kQuantizedVersion});
+  const std::string dtype =
+      expect(kWeightDtypeKey, {weight_dtype_name(WeightDtype::kInt8), weight_dtype_name(WeightDtype::kInt4)});
+  return {.weight_dtype =
+              dtype == weight_dtype_name(WeightDtype::kInt4) ? WeightDtype::kInt4 : WeightDtype::kInt8,
+          .gelu_tanh = expect(kGeluTanhKey, {"true", "false"}) == "true"};
 }
 
 }  // namespace
 
-std::vector<TensorSpec> gpt2_tensors(const ModelConfig& config) {
+std::vector<TensorSpec> gpt2_tensors(const ModelConfig& config, WeightDtype weight_dtype) {
   const std::int64_t n = config.n_embd;
-  std::vector<TensorSpec> specs = {{"wte.weight", {config.vocab_size, n}},
-                                   {"wpe.weight", {config.block_size, n}}};
+  std::vector<TensorSpec> specs;
+  const auto add_matrix = [&](const std::string& name, std::int64_t out, std::int64_t in, bool linear) {
+    switch (linear || weight_dtype == WeightDtype::kModel ? weight_dtype : WeightDtype::kInt8) {
+      case WeightDtype::kModel:
+        specs.push_back({name, {out, in}, linear});
+        break;
+      case WeightDtype::kInt8:
+        specs.push_back({name, {out, in}, linear, "I8"});
+        specs.push_back({name + "_scale", {out}, /*linear=*/false, "F32"});
+        break;
+      case WeightDtype::kInt4:
+        specs.push_back({name, {out, in / 2}, linear, "U8"});
+        specs.push_back({name + "_scale", {out, in / kInt4Group}, /*linear=*/false, "F16"});
+    }
+  };
   const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
-    const bool linear = shape.size() == 2;
     const std::int64_t out = shape[0];
-    specs.push_back({name + ".weight", std::move(shape), linear});
+    if (shape.size() == 2)
+      add_matrix(name + ".weight", out, shape[1], /*linear=*/true);
+    else
+      specs.push_back({name + ".weight", std::move(shape)});
     if (config.bias) specs.push_back({name + ".bias", {out}});
   };
+  add_matrix("wte.weight", config.vocab_size, n, /*linear=*/false);
+  specs.push_back({"wpe.weight", {config.block_size, n}});
   for (std::int64_t layer = 0; layer < config.n_layer; ++layer) {
     const std::string prefix = "h." + std::to_string(layer) + ".";
     add(prefix + "ln_1", {n});
@@ -149,19 +194,24 @@ Gpt2Checkpoint open_gpt2_checkpoint(const std::filesystem::path& path, const Mod
   Gpt2Checkpoint checkpoint;
   checkpoint.files = std::move(folder.files);
   TensorsByName stored = tensors_by_plain_name(checkpoint.files, differences);
-  const bool transposed = linears_are_transposed(stored);
-  checkpoint.gelu_tanh = gelu_tanh.value_or(transposed);
+  const QuantizedFormat quantized = quantized_format(checkpoint.files);
+  checkpoint.weight_dtype = quantized.weight_dtype;
+  if (quantized.weight_dtype == WeightDtype::kInt4 && expected.n_embd % kInt4Group != 0)
+    differences.add("int4 weights need n_embd to be a multiple of " + std::to_string(kInt4Group));
+  const bool has_codes = quantized.weight_dtype != WeightDtype::kModel;
+  const bool transposed = !has_codes && linears_are_transposed(stored);
+  checkpoint.gelu_tanh = gelu_tanh.value_or(has_codes ? quantized.gelu_tanh : transposed);
   merge_head(stored, differences);
   drop_mask_buffers(stored, expected.n_layer);
 
-  for (const TensorSpec& spec : gpt2_tensors(expected)) {
+  for (const TensorSpec& spec : gpt2_tensors(expected, checkpoint.weight_dtype)) {
     auto found = stored.extract(spec.name);
     if (found.empty()) {
       differences.add(in_quotes(spec.name) + " is missing");
       continue;
     }
     found.mapped().transposed = spec.linear && transposed;
-    check_tensor(found.mapped(), spec.shape, differences);
+    check_tensor(found.mapped(), spec, differences);
     checkpoint.tensors.insert(std::move(found));
   }
   for (const auto& [name, extra] : stored)

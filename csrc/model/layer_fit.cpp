@@ -92,7 +92,7 @@ struct Borrower {
 };
 
 std::vector<Borrower> borrowers_of(const Gpt2Weights& weights, std::int64_t group) {
-  const at::Device device = weights.token_embedding.device();
+  const at::Device device = weights.device();
   std::vector<Borrower> borrowers;
   for (std::int64_t i = 0; i < weights.config.n_layer; ++i)
     if (i % group != 0)
@@ -107,7 +107,7 @@ void collect(const Gpt2Weights& weights, const at::Tensor& tokens, std::vector<B
   const Gpt2 model(weights);
   const std::int64_t window = std::min(weights.config.block_size, tokens.numel());
   const Strategy every_layer{.name = "calibration", .description = "", .use_cache = true};
-  KvCache cache(weights.config, every_layer, 1, window, weights.token_embedding.options());
+  KvCache cache(weights.config, every_layer, 1, window, weights.options());
   for (std::int64_t first = 0; first < tokens.numel(); first += window) {
     const std::int64_t length = std::min(window, tokens.numel() - first);
     cache.reset();

@@ -28,8 +28,10 @@ Gpt2Weights with_shared_layers(Gpt2Weights weights, const Strategy& strategy) {
     if (owner == i) continue;
     const LayerWeights& queries_of = weights.layers[strategy.q_alignment == QAlignment::kCopy ? owner : i];
     const at::Tensor weight = query_rows(queries_of.qkv_weight, n_embd);
+    const at::Tensor scale = query_rows(queries_of.qkv_scale, n_embd);
     const at::Tensor bias = query_rows(queries_of.qkv_bias, n_embd);
     weights.layers[i].qkv_weight = weight;
+    weights.layers[i].qkv_scale = scale;
     weights.layers[i].qkv_bias = bias;
   }
   return weights;

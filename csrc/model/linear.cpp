@@ -9,8 +9,14 @@
 #include <optional>
 #include <string_view>
 
+#include "csrc/ops/ops.h"
+
 namespace kvfuse {
 namespace {
+
+std::optional<at::Tensor> given(const at::Tensor& bias) {
+  return bias.defined() ? std::optional(bias) : std::nullopt;
+}
 
 std::string_view name_of(Gelu gelu) { return gelu == Gelu::kTanh ? "tanh" : "none"; }
 
@@ -24,8 +30,7 @@ at::Tensor onednn_linear(const at::Tensor& x, const at::Tensor& weight, const at
                                std::string_view, Scalars, std::optional<std::string_view>);
   static const auto product =
       c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Signature>();
-  const std::optional<at::Tensor> optional_bias = bias.defined() ? std::optional(bias) : std::nullopt;
-  return product.call(x, weight, optional_bias, function, Scalars(), algorithm);
+  return product.call(x, weight, given(bias), function, Scalars(), algorithm);
 }
 
 // The fused product has no gradient.
@@ -36,14 +41,18 @@ bool suits_onednn(const at::Tensor& x, const at::Tensor& weight) {
 
 }  // namespace
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (suits_onednn(x, weight)) return onednn_linear(x, weight, bias, "none", "");
-  return at::linear(x, weight, bias);
+at::Tensor linear(const at::Tensor& x, const LinearWeight& weight, const at::Tensor& bias) {
+  if (weight.scale.defined()) return ops::linear(x, weight.values, given(bias), weight.scale);
+  if (suits_onednn(x, weight.values)) return onednn_linear(x, weight.values, bias, "none", "");
+  return at::linear(x, weight.values, bias);
 }
 
-at::Tensor linear_gelu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Gelu gelu) {
-  if (suits_onednn(x, weight)) return onednn_linear(x, weight, bias, "gelu", name_of(gelu));
-  return at::gelu(at::linear(x, weight, bias), name_of(gelu));
+at::Tensor linear_gelu(const at::Tensor& x, const LinearWeight& weight, const at::Tensor& bias, Gelu gelu) {
+  if (weight.scale.defined())
+    return ops::linear(x, weight.values, given(bias), weight.scale, /*norm_weight=*/{}, /*norm_bias=*/{},
+                       /*norm_epsilon=*/0, gelu == Gelu::kTanh ? "tanh" : "exact");
+  if (suits_onednn(x, weight.values)) return onednn_linear(x, weight.values, bias, "gelu", name_of(gelu));
+  return at::gelu(at::linear(x, weight.values, bias), name_of(gelu));
 }
 
 }  // namespace kvfuse

@@ -7,10 +7,16 @@ namespace kvfuse {
 
 enum class Gelu { kExact, kTanh };
 
-// x [..., in], weight [out, in], bias [out] or undefined; all of one dtype.
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+// A weight [out, in] of the activations' dtype, or codes with their scales (quantized_weights.h).
+struct LinearWeight {
+  at::Tensor values;
+  at::Tensor scale = {};  // undefined: no codes
+};
+
+// x [..., in], bias [out] or undefined; all of one dtype, but for codes.
+at::Tensor linear(const at::Tensor& x, const LinearWeight& weight, const at::Tensor& bias);
 
 // The same, then GELU.
-at::Tensor linear_gelu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Gelu gelu);
+at::Tensor linear_gelu(const at::Tensor& x, const LinearWeight& weight, const at::Tensor& bias, Gelu gelu);
 
 }  // namespace kvfuse

@@ -75,16 +75,14 @@ class Scoring {
     return model.forward(tokens.narrow(1, t, 1), &*cache, LogitsOf::kLastToken);
   }
 
-  at::Tensor on_device(const at::Tensor& tokens) const {
-    return tokens.to(scored_.model.weights().token_embedding.device());
-  }
+  at::Tensor on_device(const at::Tensor& tokens) const { return tokens.to(scored_.model.weights().device()); }
 
   static std::optional<KvCache> make_cache(const ScoredModel& scored, std::int64_t batch,
                                            std::int64_t capacity) {
     if (!scored.strategy.use_cache) return std::nullopt;
     const ModelConfig& config = scored.model.config();
     return KvCache(config, scored.strategy, batch, std::min(capacity, config.block_size),
-                   scored.model.weights().token_embedding.options());
+                   scored.model.weights().options());
   }
 
   void advance(std::int64_t tokens) {

@@ -5,10 +5,10 @@
 
 namespace kvfuse {
 
-// `own` with layers shared as `strategy` says, and then with `transforms` folded in; what neither changes
-// shares its memory. `calibration`, int64 [count] on the weights' device, is used by a strategy that fits its
-// borrowers alone. Throws std::invalid_argument like the functions that do the work: with_shared_layers,
-// fit_shared_layers.
+// `own` with layers shared as `strategy` says, then with `transforms` folded in, then quantised as it says;
+// what none of them changes shares its memory. `calibration`, int64 [count] on the weights' device, is used
+// by a strategy that fits its borrowers alone. Throws std::invalid_argument like the functions that do the
+// work: with_shared_layers, fit_shared_layers, with_quantized_linears.
 FittedLayers prepare_weights(const Gpt2Weights& own, const Strategy& strategy, const Transforms& transforms,
                              const at::Tensor& calibration);
 

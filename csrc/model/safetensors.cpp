@@ -75,13 +75,14 @@ std::uint64_t header_length(const RegularFile& file) {
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(RegularFile file, std::vector<TensorEntry> tensors)
-    : file_(std::move(file)), tensors_(std::move(tensors)) {}
+SafetensorsFile::SafetensorsFile(RegularFile file, std::vector<TensorEntry> tensors,
+                                 SafetensorsMetadata metadata)
+    : file_(std::move(file)), tensors_(std::move(tensors)), metadata_(std::move(metadata)) {}
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   RegularFile file(path);
   const std::uint64_t length = header_length(file);
-  std::vector<TensorEntry> tensors = parse_safetensors_header(file, length);
+  auto [tensors, metadata] = parse_safetensors_header(file, length);
   std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   const auto twin = std::adjacent_find(tensors.begin(), tensors.end(),
                                        [](const auto& a, const auto& b) { return a.name == b.name; });
@@ -89,7 +90,7 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
     throw ModelFileError(path, "tensor " + in_quotes(twin->name) + ": is given twice");
   check_layout(path, tensors, file.size() - kHeaderOffset - length);
   for (TensorEntry& tensor : tensors) tensor.offset += kHeaderOffset + length;
-  return {std::move(file), std::move(tensors)};
+  return {std::move(file), std::move(tensors), std::move(metadata)};
 }
 
 const TensorEntry* SafetensorsFile::find(std::string_view name) const {

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,6 +38,8 @@ struct TensorEntry {
   std::uint64_t bytes = 0;
 };
 
+using SafetensorsMetadata = std::map<std::string, std::string>;
+
 class SafetensorsFile {
  public:
   // Reads and checks the header alone. Throws ModelFileError naming file, tensor and rule.
@@ -45,14 +48,16 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return file_.path(); }
   const std::vector<TensorEntry>& tensors() const { return tensors_; }  // sorted by name
   const TensorEntry* find(std::string_view name) const;                 // null: no such tensor
+  const SafetensorsMetadata& metadata() const { return metadata_; }     // the header's "__metadata__"
   // Copies out.size() bytes of a tensor, from its byte `from` on: from + out.size() <= entry.bytes.
   void read(const TensorEntry& entry, std::uint64_t from, std::span<std::byte> out) const;
 
  private:
-  SafetensorsFile(RegularFile file, std::vector<TensorEntry> tensors);
+  SafetensorsFile(RegularFile file, std::vector<TensorEntry> tensors, SafetensorsMetadata metadata);
 
   RegularFile file_;
   std::vector<TensorEntry> tensors_;
+  SafetensorsMetadata metadata_;
 };
 
 std::string shape_text(std::span<const std::int64_t> shape);  // "[768, 2304]"

@@ -7,7 +7,6 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 
@@ -85,7 +84,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
  public:
   HeaderHandler(const std::filesystem::path& path, HeaderStream& stream) : path_(path), stream_(stream) {}
 
-  std::vector<TensorEntry> take() { return std::move(tensors_); }
+  SafetensorsHeader take() { return {std::move(tensors_), std::move(metadata_)}; }
 
   bool null() override { refuse("null"); }
   bool boolean(bool) override { refuse("a boolean"); }
@@ -118,7 +117,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
   const std::filesystem::path& path_;
   HeaderStream& stream_;
   Place place_ = Place::kStart;
-  std::set<std::string> metadata_keys_;
+  SafetensorsMetadata metadata_;
   bool metadata_seen_ = false;
   std::vector<TensorEntry> tensors_;
 
@@ -171,7 +170,10 @@ bool HeaderHandler::number_unsigned(number_unsigned_t value) {
 
 bool HeaderHandler::string(string_t& text) {
   stream_.token_ends();
-  if (place_ == Place::kMetadata) return true;
+  if (place_ == Place::kMetadata) {
+    metadata_[name_] = text;
+    return true;
+  }
   if (place_ != Place::kTensor || field_ != Field::kDtype) refuse("the string " + in_quotes(text));
   const auto row =
       std::find_if(kDtypes.begin(), kDtypes.end(), [&](const auto& d) { return d.name == text; });
@@ -235,10 +237,11 @@ bool HeaderHandler::key(string_t& name) {
   if (name.size() > kMaxNameBytes)
     fail("expected names of at most " + std::to_string(kMaxNameBytes) + " bytes, got one of " +
          std::to_string(name.size()) + ": " + in_quotes(name));
-  if (tensors_.size() + metadata_keys_.size() == kMaxEntries)
+  if (tensors_.size() + metadata_.size() == kMaxEntries)
     fail("expected at most " + std::to_string(kMaxEntries) + " tensors and metadata keys, got more");
   if (place_ == Place::kMetadata) {
-    if (!metadata_keys_.insert(name).second) fail("metadata key " + in_quotes(name) + " is given twice");
+    if (!metadata_.try_emplace(name).second) fail("metadata key " + in_quotes(name) + " is given twice");
+    name_ = name;
     return true;
   }
   if (name == kMetadataKey && std::exchange(metadata_seen_, true)) fail(in_quotes(name) + " is given twice");
@@ -269,7 +272,7 @@ void HeaderHandler::finish_tensor() {
 
 }  // namespace
 
-std::vector<TensorEntry> parse_safetensors_header(const RegularFile& file, std::uint64_t length) {
+SafetensorsHeader parse_safetensors_header(const RegularFile& file, std::uint64_t length) {
   HeaderStream stream(file, length);
   if (stream.current() != '{') throw ModelFileError(file.path(), "header: expected it to begin with '{'");
   HeaderHandler handler(file.path(), stream);

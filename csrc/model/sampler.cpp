@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -16,11 +19,64 @@ void expect(bool holds, const char* rule, double got) {
     throw std::invalid_argument("Sampler: expected " + std::string(rule) + ", got " + std::to_string(got));
 }
 
-std::int64_t argmax(const float* logits, std::int64_t count) {
-  std::int64_t best = 0;
-  for (std::int64_t i = 1; i < count; ++i)
-    if (logits[i] > logits[best]) best = i;
-  return best;
+// The largest logit that is a number, and whether all are. Lanes side by side, as one vector instruction does
+// them.
+struct Scan {
+  float most;
+  bool any_nan;
+};
+Scan scan(const float* logits, std::int64_t count) {
+  constexpr std::int64_t kLanes = 16;
+  float most[kLanes];
+  int nan[kLanes] = {};
+  std::fill_n(most, kLanes, -std::numeric_limits<float>::infinity());
+  const auto see = [&](std::int64_t lane, float x) {
+    most[lane] = x > most[lane] ? x : most[lane];
+    nan[lane] |= x != x ? 1 : 0;
+  };
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) see(lane, logits[i + lane]);
+  for (; i < count; ++i) see(0, logits[i]);
+  return {*std::max_element(most, most + kLanes), *std::max_element(nan, nan + kLanes) != 0};
+}
+
+// A token and its probability in units that add up without rounding: sums do not depend on their order. A
+// token less likely than the likeliest by 2^40 has none.
+struct Candidate {
+  std::int64_t token;
+  std::uint64_t mass;
+};
+constexpr double kLikeliestMass = 0x1p40;  // of 2^24 tokens, the most of a vocabulary, below 2^64
+
+// Of equals the first.
+bool more_likely(const Candidate& a, const Candidate& b) {
+  return a.mass != b.mass ? a.mass > b.mass : a.token < b.token;
+}
+
+std::uint64_t total_mass(std::span<const Candidate> candidates) {
+  std::uint64_t sum = 0;
+  for (const Candidate& candidate : candidates) sum += candidate.mass;
+  return sum;
+}
+
+// The least likely of the fewest likeliest that hold `wanted` mass. Reorders them: each turn splits what is
+// left in halves, so that all turns together look at twice the candidates.
+Candidate last_to_reach(std::span<Candidate> candidates, double wanted) {
+  std::uint64_t before = 0;
+  while (candidates.size() > 1) {
+    const std::size_t half = candidates.size() / 2;
+    std::nth_element(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(half),
+                     candidates.end(), more_likely);
+    const std::uint64_t upper = total_mass(candidates.first(half));
+    if (static_cast<double>(before + upper) >= wanted) {
+      candidates = candidates.first(half);
+    } else {
+      before += upper;
+      candidates = candidates.subspan(half);
+    }
+  }
+  return candidates.front();
 }
 
 }  // namespace
@@ -38,49 +94,45 @@ at::Tensor Sampler::sample(const at::Tensor& logits) {
   at::Tensor tokens = at::empty({rows.size(0)}, at::TensorOptions().dtype(at::kLong));
   for (std::int64_t b = 0; b < rows.size(0); ++b) {
     const float* row = rows.const_data_ptr<float>() + b * vocab_size;
-    if (std::any_of(row, row + vocab_size, [](float x) { return std::isnan(x); }) ||
-        !std::isfinite(row[argmax(row, vocab_size)]))
+    const auto [most, any_nan] = scan(row, vocab_size);
+    if (any_nan || !std::isfinite(most))
       throw std::invalid_argument("Sampler: expected finite logits, got NaN or infinity in row " +
                                   std::to_string(b) + " (are the weights damaged?)");
-    tokens.mutable_data_ptr<std::int64_t>()[b] =
-        options_.temperature == 0.0 ? argmax(row, vocab_size) : draw(row, vocab_size);
+    tokens.mutable_data_ptr<std::int64_t>()[b] = options_.temperature == 0.0
+                                                     ? std::find(row, row + vocab_size, most) - row
+                                                     : draw(row, most, vocab_size);
   }
   return tokens;
 }
 
-std::int64_t Sampler::draw(const float* logits, std::int64_t vocab_size) {
-  struct Candidate {
-    std::int64_t token;
-    double weight;  // not normalised
-  };
-  const double most = logits[argmax(logits, vocab_size)];
+std::int64_t Sampler::draw(const float* logits, float most, std::int64_t vocab_size) {
   std::vector<Candidate> candidates;
   candidates.reserve(static_cast<std::size_t>(vocab_size));
-  for (std::int64_t i = 0; i < vocab_size; ++i)
-    candidates.push_back({i, std::exp((logits[i] - most) / options_.temperature)});
-
-  if (options_.top_k > 0 || options_.top_p < 1.0) {
-    std::stable_sort(candidates.begin(), candidates.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.weight > b.weight; });
-    if (options_.top_k > 0 && options_.top_k < vocab_size)
-      candidates.resize(static_cast<std::size_t>(options_.top_k));
+  for (std::int64_t i = 0; i < vocab_size; ++i) {
+    const double probability = std::exp((double{logits[i]} - double{most}) / options_.temperature);
+    candidates.push_back({i, static_cast<std::uint64_t>(probability * kLikeliestMass)});
   }
-  double sum = 0.0;
-  for (const Candidate& candidate : candidates) sum += candidate.weight;
+  // What the selection reorders is a copy: a token is drawn by its order in the vocabulary.
+  const auto keep_up_to = [&](const Candidate& last) {
+    std::erase_if(candidates, [&](const Candidate& candidate) { return more_likely(last, candidate); });
+  };
+  if (options_.top_k > 0 && options_.top_k < vocab_size) {
+    std::vector<Candidate> copy = candidates;
+    const auto last = copy.begin() + options_.top_k - 1;
+    std::nth_element(copy.begin(), last, copy.end(), more_likely);
+    keep_up_to(*last);
+  }
   if (options_.top_p < 1.0) {
-    double reached = 0.0;
-    const auto last = std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& candidate) {
-      return (reached += candidate.weight) >= options_.top_p * sum;
-    });
-    if (last != candidates.end()) candidates.erase(last + 1, candidates.end());
-    sum = std::min(reached, sum);
+    std::vector<Candidate> copy = candidates;
+    keep_up_to(last_to_reach(copy, options_.top_p * static_cast<double>(total_mass(candidates))));
   }
-
-  // 53 random bits: std::uniform_real_distribution differs between standard libraries.
-  double left = static_cast<double>(random_() >> 11) * 0x1p-53 * sum;
-  for (const Candidate& candidate : candidates)
-    if ((left -= candidate.weight) < 0.0) return candidate.token;
-  return candidates.back().token;
+  __extension__ using Wide = unsigned __int128;
+  auto left = static_cast<std::uint64_t>((Wide{random_()} * total_mass(candidates)) >> 64);
+  for (const Candidate& candidate : candidates) {
+    if (left < candidate.mass) return candidate.token;
+    left -= candidate.mass;
+  }
+  return candidates.back().token;  // not reached: the point lies within the total
 }
 
 }  // namespace kvfuse

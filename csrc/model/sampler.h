@@ -27,7 +27,7 @@ class Sampler {
   at::Tensor sample(const at::Tensor& logits);
 
  private:
-  std::int64_t draw(const float* logits, std::int64_t vocab_size);
+  std::int64_t draw(const float* logits, float most, std::int64_t vocab_size);
 
   SamplerOptions options_;
   std::mt19937_64 random_;

@@ -18,24 +18,14 @@ constexpr double kBeta2 = 0.95;
 constexpr double kEpsilon = 1e-8;
 constexpr double kWeightDecay = 0.1;
 
-// Every tensor of the weights that the model has.
-std::vector<at::Tensor*> tensors_of(Gpt2Weights& weights) {
-  std::vector<at::Tensor*> all = {&weights.token_embedding, &weights.position_embedding};
-  for (LayerWeights& layer : weights.layers)
-    for (at::Tensor* tensor :
-         {&layer.ln_1_weight, &layer.ln_1_bias, &layer.qkv_weight, &layer.qkv_bias, &layer.attn_proj_weight,
-          &layer.attn_proj_bias, &layer.ln_2_weight, &layer.ln_2_bias, &layer.fc_weight, &layer.fc_bias,
-          &layer.mlp_proj_weight, &layer.mlp_proj_bias})
-      all.push_back(tensor);
-  all.insert(all.end(), {&weights.ln_f_weight, &weights.ln_f_bias});
-  std::erase_if(all, [](const at::Tensor* tensor) { return !tensor->defined(); });
-  return all;
-}
-
 Gpt2Weights with_gradients(Gpt2Weights weights) {
   if (c10::InferenceMode::is_enabled())
     throw std::invalid_argument("Trainer: expected no inference mode, got it");
-  for (at::Tensor* tensor : tensors_of(weights)) *tensor = tensor->detach().clone().requires_grad_();
+  if (weights.weight_dtype() != WeightDtype::kModel)
+    throw std::invalid_argument(std::string("Trainer: expected weights in floating point, got ") +
+                                weight_dtype_name(weights.weight_dtype()));
+  for (const NamedTensor& named : weights.tensors())
+    *named.tensor = named.tensor->detach().clone().requires_grad_();
   return weights;
 }
 
@@ -43,10 +33,10 @@ Gpt2Weights with_gradients(Gpt2Weights weights) {
 
 Trainer::Trainer(const Gpt2Weights& weights) : model_(with_gradients(weights)) {
   Gpt2Weights views = model_.weights();
-  for (const at::Tensor* tensor : tensors_of(views)) {
-    parameters_.push_back(*tensor);
-    first_moments_.push_back(at::zeros_like(*tensor));
-    second_moments_.push_back(at::zeros_like(*tensor));
+  for (const NamedTensor& named : views.tensors()) {
+    parameters_.push_back(*named.tensor);
+    first_moments_.push_back(at::zeros_like(*named.tensor));
+    second_moments_.push_back(at::zeros_like(*named.tensor));
   }
 }
 

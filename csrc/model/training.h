@@ -13,7 +13,7 @@ namespace kvfuse {
 class Trainer {
  public:
   // Copies the weights. Throws std::invalid_argument under c10::InferenceMode, whose tensors have no
-  // gradient.
+  // gradient, and for weights that are quantised, which have none either.
   explicit Trainer(const Gpt2Weights& weights);
 
   // Forward, backward and an update. tokens: int64 [batch, T], T >= 2 and T - 1 <= block_size; every token

@@ -26,7 +26,7 @@ struct LayerField {
   at::Tensor LayerWeights::*field;
   const char* name;
 };
-constexpr std::array<LayerField, 12> kLayerFields = {{
+constexpr std::array<LayerField, 16> kLayerFields = {{
     {&LayerWeights::ln_1_weight, "ln_1.weight"},
     {&LayerWeights::ln_1_bias, "ln_1.bias"},
     {&LayerWeights::qkv_weight, "attn.c_attn.weight"},
@@ -39,19 +39,27 @@ constexpr std::array<LayerField, 12> kLayerFields = {{
     {&LayerWeights::fc_bias, "mlp.c_fc.bias"},
     {&LayerWeights::mlp_proj_weight, "mlp.c_proj.weight"},
     {&LayerWeights::mlp_proj_bias, "mlp.c_proj.bias"},
+    {&LayerWeights::qkv_scale, "attn.c_attn.weight_scale"},
+    {&LayerWeights::attn_proj_scale, "attn.c_proj.weight_scale"},
+    {&LayerWeights::fc_scale, "mlp.c_fc.weight_scale"},
+    {&LayerWeights::mlp_proj_scale, "mlp.c_proj.weight_scale"},
 }};
 
-// Biases that `tensors` lacks stay undefined.
+std::string layer_tensor(std::size_t layer, const LayerField& field) {
+  return "h." + std::to_string(layer) + "." + field.name;
+}
+
+// Biases and scales that `tensors` lacks stay undefined.
 Gpt2Weights assemble(const ModelConfig& config, TensorsByName tensors) {
   const auto take = [&](const std::string& name) { return std::move(tensors[name]); };
   Gpt2Weights weights;
   weights.config = config;
   weights.token_embedding = take("wte.weight");
+  weights.token_embedding_scale = take("wte.weight_scale");
   weights.position_embedding = take("wpe.weight");
-  for (std::int64_t i = 0; i < config.n_layer; ++i) {
-    LayerWeights& layer = weights.layers.emplace_back();
-    for (const auto& [field, name] : kLayerFields) layer.*field = take("h." + std::to_string(i) + "." + name);
-  }
+  weights.layers.resize(static_cast<std::size_t>(config.n_layer));
+  for (std::size_t i = 0; i < weights.layers.size(); ++i)
+    for (const LayerField& row : kLayerFields) weights.layers[i].*row.field = take(layer_tensor(i, row));
   weights.ln_f_weight = take("ln_f.weight");
   weights.ln_f_bias = take("ln_f.bias");
   return weights;
@@ -67,13 +75,21 @@ void check_dtype(at::ScalarType dtype) {
 at::ScalarType stored_dtype(const TensorEntry& entry) {
   if (entry.dtype.name == "F16") return at::kHalf;
   if (entry.dtype.name == "BF16") return at::kBFloat16;
+  if (entry.dtype.name == "I8") return at::kChar;
+  if (entry.dtype.name == "U8") return at::kByte;
   return entry.dtype.name == "F64" ? at::kDouble : at::kFloat;
 }
 
-at::Tensor read_tensor(const StoredTensor& stored, at::ScalarType dtype) {
+bool is_codes(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kChar || tensor.scalar_type() == at::kByte;
+}
+
+// Codes and their scales stay what they are.
+at::Tensor read_tensor(const std::string& name, const StoredTensor& stored, at::ScalarType dtype) {
   at::Tensor raw = at::empty(stored.entry->shape, stored_dtype(*stored.entry));
   stored.file->read(*stored.entry, 0, {static_cast<std::byte*>(raw.data_ptr()), raw.nbytes()});
   if (stored.transposed) raw = raw.t();
+  if (is_codes(raw) || name.ends_with("_scale")) return raw;
   return raw.to(dtype).contiguous();
 }
 
@@ -86,25 +102,33 @@ std::int64_t count_nonfinite(const at::Tensor& tensor) {
 
 }  // namespace
 
+std::vector<NamedTensor> Gpt2Weights::tensors() {
+  std::vector<NamedTensor> all = {{"wte.weight", &token_embedding},
+                                  {"wte.weight_scale", &token_embedding_scale},
+                                  {"wpe.weight", &position_embedding},
+                                  {"ln_f.weight", &ln_f_weight},
+                                  {"ln_f.bias", &ln_f_bias}};
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    for (const LayerField& row : kLayerFields) all.push_back({layer_tensor(i, row), &(layers[i].*row.field)});
+  std::erase_if(all, [](const NamedTensor& named) { return !named.tensor->defined(); });
+  return all;
+}
+
+WeightDtype Gpt2Weights::weight_dtype() const {
+  if (!token_embedding_scale.defined()) return WeightDtype::kModel;
+  return layers.front().fc_weight.scalar_type() == at::kChar ? WeightDtype::kInt8 : WeightDtype::kInt4;
+}
+
 std::int64_t Gpt2Weights::byte_size() const {
-  std::size_t bytes = token_embedding.nbytes() + position_embedding.nbytes() + ln_f_weight.nbytes();
-  if (ln_f_bias.defined()) bytes += ln_f_bias.nbytes();
-  for (const LayerWeights& layer : layers)
-    for (const LayerField& row : kLayerFields)
-      if ((layer.*row.field).defined()) bytes += (layer.*row.field).nbytes();
+  Gpt2Weights views = *this;
+  std::size_t bytes = 0;
+  for (const NamedTensor& named : views.tensors()) bytes += named.tensor->nbytes();
   return static_cast<std::int64_t>(bytes);
 }
 
 Gpt2Weights Gpt2Weights::to(at::Device device) const {
   Gpt2Weights moved = *this;
-  const auto move = [&](at::Tensor& tensor) {
-    if (tensor.defined()) tensor = tensor.to(device);
-  };
-  for (at::Tensor* tensor :
-       {&moved.token_embedding, &moved.position_embedding, &moved.ln_f_weight, &moved.ln_f_bias})
-    move(*tensor);
-  for (LayerWeights& layer : moved.layers)
-    for (const LayerField& row : kLayerFields) move(layer.*row.field);
+  for (const NamedTensor& named : moved.tensors()) *named.tensor = named.tensor->to(device);
   return moved;
 }
 
@@ -115,7 +139,11 @@ Gpt2Weights load_weights(const std::filesystem::path& file_or_folder, const Mode
   TensorsByName tensors;
   std::vector<std::string> warnings;
   for (const auto& [name, stored] : checkpoint.tensors) {
-    const at::Tensor& tensor = tensors[name] = read_tensor(stored, dtype);
+    const at::Tensor& tensor = tensors[name] = read_tensor(name, stored, dtype);
+    if (tensor.scalar_type() == at::kChar && std::get<0>(at::aminmax(tensor)).item<std::int64_t>() < -127)
+      throw ModelFileError(stored.file->path(), "tensor " + in_quotes(stored.entry->name) +
+                                                    ": expected codes of -127 to 127, got -128");
+    if (is_codes(tensor)) continue;
     const std::int64_t nonfinite = count_nonfinite(tensor);
     if (nonfinite == 0) continue;
     const ModelFileError finding(

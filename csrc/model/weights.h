@@ -13,8 +13,9 @@
 
 namespace kvfuse {
 
-// Contiguous tensors of one dtype, on one device. The weight of a linear is [out, in]; a bias that the model
-// lacks is undefined.
+// Contiguous tensors of one dtype, on one device. The weight of a linear is [out, in], and may be codes with
+// a scale for each output (quantized_weights.h); a bias that the model lacks is undefined, and so is the
+// scale of what is not quantised.
 struct LayerWeights {
   at::Tensor ln_1_weight, ln_1_bias;  // [n_embd]
   at::Tensor qkv_weight, qkv_bias;    // [3 * n_embd, n_embd]: queries, keys, values; queries alone in a layer
@@ -23,11 +24,18 @@ struct LayerWeights {
   at::Tensor ln_2_weight, ln_2_bias;            // [n_embd]
   at::Tensor fc_weight, fc_bias;                // [4 * n_embd, n_embd]
   at::Tensor mlp_proj_weight, mlp_proj_bias;    // [n_embd, 4 * n_embd]
+  at::Tensor qkv_scale, attn_proj_scale, fc_scale, mlp_proj_scale;
+};
+
+struct NamedTensor {
+  std::string name;
+  at::Tensor* tensor;
 };
 
 struct Gpt2Weights {
   ModelConfig config;
-  at::Tensor token_embedding;     // [vocab_size, n_embd], the output head as well
+  at::Tensor token_embedding;  // [vocab_size, n_embd], the output head as well
+  at::Tensor token_embedding_scale;
   at::Tensor position_embedding;  // [block_size, n_embd]
   std::vector<LayerWeights> layers;
   int sharing_group = 1;              // layers that attend to the keys and values of the first of them
@@ -35,6 +43,15 @@ struct Gpt2Weights {
   bool gelu_tanh = true;              // the tanh form of GELU, not the exact one
   std::vector<std::string> warnings;  // what is odd about the file, a line each
 
+  // Those of the activations, and of all weights that are not quantised.
+  at::TensorOptions options() const { return position_embedding.options(); }
+  at::ScalarType dtype() const { return position_embedding.scalar_type(); }
+  at::Device device() const { return position_embedding.device(); }
+
+  // Every tensor that the model has, by its name in a checkpoint (gpt2_checkpoint.h).
+  std::vector<NamedTensor> tensors();
+  // kModel unless they are quantised.
+  WeightDtype weight_dtype() const;
   std::int64_t byte_size() const;
   // The same weights on another device; itself if they are there already.
   Gpt2Weights to(at::Device device) const;

@@ -21,6 +21,8 @@ inline constexpr char kAppendDecodeAttention[] = "kvfuse::append_decode_attentio
 inline constexpr char kPrefillAttention[] = "kvfuse::prefill_attention";
 inline constexpr char kQuantizeKv[] = "kvfuse::quantize_kv";
 inline constexpr char kDequantizeKv[] = "kvfuse::dequantize_kv";
+inline constexpr char kLinear[] = "kvfuse::linear";
+inline constexpr char kQuantizeWeight[] = "kvfuse::quantize_weight";
 
 // One layer's cache as the operators take it; refers to the caller's tensors.
 struct CacheTensors {

@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "kernels/bandwidth.h"
+
 namespace kvfuse::ops {
 namespace {
 
@@ -19,6 +21,12 @@ void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase) {
   if (workspace.size() < needed) workspace.resize(needed);
   params.workspace = workspace.data();
   cpu::decode_step(params, on_phase);
+}
+
+void cpu_linear(const LinearParams& params) { cpu::linear(params); }
+
+std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes, int streams) {
+  return cpu::read_memory(data, bytes, streams);
 }
 
 }  // namespace kvfuse::ops

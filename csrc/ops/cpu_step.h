@@ -1,13 +1,19 @@
-// The CPU's decode step for code outside of libkvfuse_ops.so, which holds the kernels. Includes nothing of
-// torch.
+// The CPU's decode step, its products and what they are bounded by, for code outside of libkvfuse_ops.so,
+// which holds the kernels. Includes nothing of torch.
 #pragma once
 
 #include "csrc/ops/export.h"
 #include "kernels/decode_step.h"
+#include "kernels/linear.h"
 
 namespace kvfuse::ops {
 
 // cpu::decode_step with a workspace of its own, kept for the next call of this thread.
 KVFUSE_OPS_API void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase);
+
+KVFUSE_OPS_API void cpu_linear(const LinearParams& params);  // cpu::linear
+
+KVFUSE_OPS_API std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes,
+                                             int streams);  // cpu::read_memory
 
 }  // namespace kvfuse::ops

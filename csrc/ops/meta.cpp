@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "csrc/ops/check.h"
+#include "csrc/ops/linear_check.h"
 #include "csrc/ops/result.h"
 
 namespace kvfuse::ops {
@@ -54,6 +55,18 @@ at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::S
   return empty_dequantized(codes, dtype);
 }
 
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                  const std::optional<at::Tensor>& weight_scale, const std::optional<at::Tensor>& norm_weight,
+                  const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu) {
+  check_linear({x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu});
+  return empty_linear_result(x, weight);
+}
+
+std::tuple<at::Tensor, at::Tensor> quantize_weight(const at::Tensor& weight, c10::string_view format) {
+  check_quantize_weight(weight, format);
+  return empty_quantized_weight(weight, format);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(kvfuse, Meta, m) {
@@ -63,6 +76,8 @@ TORCH_LIBRARY_IMPL(kvfuse, Meta, m) {
   m.impl("prefill_attention", &prefill_attention);
   m.impl("quantize_kv", &quantize_kv);
   m.impl("dequantize_kv", &dequantize_kv);
+  m.impl("linear", &linear);
+  m.impl("quantize_weight", &quantize_weight);
 }
 
 }  // namespace kvfuse::ops

@@ -62,4 +62,16 @@ at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::S
   return op.call(codes, scale, dtype);
 }
 
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                  const std::optional<at::Tensor>& weight_scale, const std::optional<at::Tensor>& norm_weight,
+                  const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu) {
+  static const auto op = find<decltype(linear)>(kLinear);
+  return op.call(x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu);
+}
+
+std::tuple<at::Tensor, at::Tensor> quantize_weight(const at::Tensor& weight, c10::string_view format) {
+  static const auto op = find<decltype(quantize_weight)>(kQuantizeWeight);
+  return op.call(weight, format);
+}
+
 }  // namespace kvfuse::ops

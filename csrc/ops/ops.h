@@ -82,4 +82,23 @@ KVFUSE_OPS_API std::tuple<at::Tensor, at::Tensor> quantize_kv(const at::Tensor& 
 KVFUSE_OPS_API at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale,
                                         at::ScalarType dtype);
 
+// gelu(linear(layernorm(x))) of x [..., in] (float32, bfloat16 or float16, any strides): [..., out], of its
+// dtype. CPU only. All else is contiguous, bias [out] and the norm's parameters [in] of the dtype of x; no
+// layernorm without norm_weight. The weight is [out, in] of the dtype of x, or what quantize_weight gave:
+// then rows of x are rounded too, and products are sums of integers. More than 16 rows go to ATen, over the
+// values of codes. `gelu`: "none", "tanh" or "exact".
+KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
+                                 const std::optional<at::Tensor>& bias = std::nullopt,
+                                 const std::optional<at::Tensor>& weight_scale = std::nullopt,
+                                 const std::optional<at::Tensor>& norm_weight = std::nullopt,
+                                 const std::optional<at::Tensor>& norm_bias = std::nullopt,
+                                 double norm_epsilon = 1e-5, c10::string_view gelu = "none");
+
+// weight [out, in] of float32, bfloat16 or float16 -> codes and scales. "int8": int8 codes [out, in] in
+// [-127, 127] and float32 scales [out] = absmax / 127. "int4": two codes a byte, uint8 [out, in / 2], and
+// float16 scales [out, in / 32] of groups of 32 inputs (kernels/weight_format.h). An error if a row holds NaN
+// or an infinity. CPU only.
+KVFUSE_OPS_API std::tuple<at::Tensor, at::Tensor> quantize_weight(const at::Tensor& weight,
+                                                                  c10::string_view format);
+
 }  // namespace kvfuse::ops

@@ -21,4 +21,9 @@ TORCH_LIBRARY(kvfuse, m) {
       "float? softmax_scale=None) -> Tensor");
   define("quantize_kv(Tensor x) -> (Tensor, Tensor)");
   define("dequantize_kv(Tensor codes, Tensor scale, ScalarType dtype) -> Tensor");
+  define(
+      "linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? weight_scale=None, "
+      "Tensor? norm_weight=None, Tensor? norm_bias=None, float norm_epsilon=1e-05, str gelu=\"none\") "
+      "-> Tensor");
+  define("quantize_weight(Tensor weight, str format) -> (Tensor, Tensor)");
 }

@@ -93,7 +93,8 @@ json strategy_json(const Strategy& strategy) {
           {"q_alignment", strategy.q_alignment != QAlignment::kNone},
           {"q_alignment_method", q_alignment_name(strategy.q_alignment)},
           {"kv_cache_dtype", is_int8(strategy) ? "int8" : "model"},
-          {"sharing_group", strategy.sharing_group}};
+          {"sharing_group", strategy.sharing_group},
+          {"weight_dtype", weight_dtype_name(strategy.weight_dtype)}};
 }
 
 json overflow_json(const OverflowPolicy& policy) {

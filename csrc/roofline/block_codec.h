@@ -27,7 +27,7 @@ struct EncodedMatrix {
 // or infinite. Zeros, and blocks of zeros, decode to zeros.
 //   fp8    tensor_scale = absmax / 448; code = E4M3(x / tensor_scale)
 //   int8   scale = absmax of the row / 127; codes -127...127
-//   int4   scale = absmax of 128 values / 7, as float16; codes -7...7
+//   int4   scale = absmax of 128 values / 7, as float16, at most 65504; codes -7...7
 //   nvfp4  tensor_scale = absmax / (6 * 448); scale = E4M3(absmax of 16 values / 6 / tensor_scale);
 //          code = E2M1(x / (scale * tensor_scale))
 EncodedMatrix encode(std::span<const float> values, std::int64_t rows, std::int64_t columns,

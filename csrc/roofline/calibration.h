@@ -39,15 +39,20 @@ struct AttentionRate {
   double seconds = 0;
 };
 
+double attention_bytes(const AttentionRate& rate);  // of K and V, scales included
+double attention_flops(const AttentionRate& rate);  // of scores and values, for the pairs that are visible
+
 struct Calibration {
   std::string machine;  // as a person reads it
   std::string kind = "cpu";
   std::int64_t num_threads = 1;
-  std::string time;  // of measuring, ISO 8601
-  double read_bytes_per_s = 0;
+  std::string time;                    // of measuring, ISO 8601
+  double read_bytes_per_s = 0;         // at best
+  double usual_read_bytes_per_s = 0;   // at the moments of the times below; 0: the best
   double elementwise_bytes_per_s = 0;  // read and written by operations such as norms, operands in cache
   double pass_overhead_s = 0;          // of a pass, beside its products, attention and element-wise work
   std::vector<ProductRate> products;
+  std::vector<ProductRate> step_products;  // where a decode step of a few rows has kernels of its own
   std::vector<AttentionRate> attentions;
 };
 
@@ -64,6 +69,13 @@ std::string calibration_json(const Calibration& calibration);
 // reads faster than that bandwidth raises it. Throws std::invalid_argument if no product in the format was
 // measured.
 MachineLimits roofs(const Calibration& calibration, Precision precision);
+
+// The same machine at a moment when reading gives `read_bytes_per_s`. Of a measured time t that moves bytes
+// for m seconds at the usual bandwidth, the rest is work that reading partly hides: c = sqrt(t^2 - m^2),
+// half-way between hiding it all (the larger of both) and nothing (their sum). It stays, and m changes as the
+// bandwidth. What takes less than m, out of a cache, changes as a whole. Throws std::invalid_argument on a
+// bandwidth that is not positive.
+Calibration at_bandwidth(const Calibration& calibration, double read_bytes_per_s);
 
 // As a machine of the registry, with profile kCalibrated.
 Hardware calibrated_hardware(const Calibration& calibration, const std::string& name);

@@ -9,6 +9,13 @@
 
 namespace kvfuse::roofline {
 
+// Bounds of sizes: beyond any machine or model that there is, and small enough that every count of the
+// toolkit is exact in a double and every product of two fits 64 bits.
+inline constexpr std::int64_t kMostTokens = 1 << 26;
+inline constexpr std::int64_t kMostBatch = 1 << 20;
+inline constexpr std::int64_t kMostHeads = 1024;
+inline constexpr std::int64_t kMostHeadDim = 1 << 16;
+
 // A number as a message shows it: at most 6 digits after the point, none that say nothing.
 std::string number_text(double value);
 

@@ -13,7 +13,7 @@ Cost forward_cost(const TransformerShape& shape, std::int64_t batch, std::int64_
   const Pass pass{.batch = batch, .past = past, .tokens = tokens};
   double flops = 0;
   for (const Op op : kAllOps) flops += product_flops(op, model, pass);
-  const double weights = static_cast<double>(shape.parameters) * static_cast<double>(shape.weight_bytes);
+  const auto weights = static_cast<double>(shape.weight_bytes);
   const double cache = static_cast<double>(batch) * static_cast<double>(past + tokens) *
                        static_cast<double>(shape.kv_bytes_per_token);
   return {.flops = flops, .bytes = weights + cache};

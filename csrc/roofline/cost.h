@@ -11,8 +11,8 @@ struct TransformerShape {
   std::int64_t borrowing_layers = 0;  // of them, those that compute no K and V
   std::int64_t n_embd = 0;
   std::int64_t vocab_size = 0;
-  std::int64_t parameters = 0;          // without the position table
-  std::int64_t weight_bytes = 4;        // a parameter
+  std::int64_t weight_bytes = 0;        // of all weights as they are kept, without the position table
+  std::int64_t element_bytes = 4;       // of an activation
   std::int64_t kv_bytes_per_token = 0;  // K and V of all layers, scales included; 0: nothing is cached
 };
 

@@ -94,6 +94,7 @@ DynamicDecision DynamicQuantizer::observe(const std::string& tensor, std::span<c
   }
   decision.after = options_.ladder[state.rung];
   log_.push_back(decision);
+  if (log_.size() > kMostLogged) log_.pop_front();
   return decision;
 }
 

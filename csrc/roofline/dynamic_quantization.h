@@ -33,6 +33,8 @@ struct DynamicDecision {
   std::string reason;
 };
 
+inline constexpr std::size_t kMostLogged = 1 << 16;  // a server runs for longer than its memory lasts
+
 // Keeps its state by the tensor's name. Every tensor starts on the cheapest precision.
 class DynamicQuantizer {
  public:
@@ -40,12 +42,12 @@ class DynamicQuantizer {
   // are not positive.
   explicit DynamicQuantizer(DynamicOptions options = {});
 
-  // The decision for the values of one step, also logged. Throws std::invalid_argument, with nothing changed,
-  // if there are none or one is NaN or infinite.
+  // The decision for the values of one step, also logged; the latest kMostLogged are kept. Throws
+  // std::invalid_argument, with nothing changed, if there are none or one is NaN or infinite.
   DynamicDecision observe(const std::string& tensor, std::span<const float> values);
 
   Precision precision_of(const std::string& tensor) const;
-  const std::vector<DynamicDecision>& log() const { return log_; }
+  const std::deque<DynamicDecision>& log() const { return log_; }
   const DynamicOptions& options() const { return options_; }
 
  private:
@@ -58,7 +60,7 @@ class DynamicQuantizer {
 
   const DynamicOptions options_;
   std::map<std::string, State> states_;
-  std::vector<DynamicDecision> log_;
+  std::deque<DynamicDecision> log_;
 };
 
 // Share of values further than `sigmas` standard deviations from their mean; 0 where all are equal.

@@ -39,7 +39,7 @@ GemmPrediction predict_gemm(const Hardware& hardware, const GemmShape& shape, Pr
                         .memory_time_us = 1e6 * cost.bytes / limits.read_bytes_per_s,
                         .compute_time_us = 1e6 * cost.flops / limits.matmul_flops_per_s};
   result.predicted_time_us = std::max(result.memory_time_us, result.compute_time_us);
-  result.bottleneck = result.ai < result.critical_ai ? Bound::kMemory : Bound::kCompute;
+  result.bottleneck = slower_limit(result.memory_time_us, result.compute_time_us);
   result.predicted_tflops = cost.flops / result.predicted_time_us / 1e6;
   result.predicted_bandwidth_gb_s = cost.bytes / result.predicted_time_us / 1e3;
   return result;

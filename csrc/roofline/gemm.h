@@ -15,6 +15,11 @@ namespace kvfuse::roofline {
 enum class Bound { kMemory, kCompute };
 constexpr const char* bound_name(Bound bound) { return bound == Bound::kMemory ? "memory" : "compute"; }
 
+// Of equal times it is the arithmetic.
+constexpr Bound slower_limit(double memory_time, double compute_time) {
+  return memory_time > compute_time ? Bound::kMemory : Bound::kCompute;
+}
+
 struct GemmShape {
   std::int64_t M = 1;  // rows of activations
   std::int64_t N = 0;  // outputs

@@ -97,10 +97,12 @@ void HardwareRegistry::add(Hardware hardware) {
                                     "\", which means " + known.name);
       same = &known;
     }
-  if (same != nullptr)
+  if (same != nullptr) {
+    std::erase_if(reference_, [&](const Hardware& old) { return old.name == same->name; });
     *same = std::move(hardware);
-  else
+  } else {
     machines_.push_back(std::move(hardware));
+  }
 }
 
 void HardwareRegistry::add(std::string_view json_text, const std::string& origin) {
@@ -112,7 +114,11 @@ void HardwareRegistry::add(std::string_view json_text, const std::string& origin
 const Hardware& HardwareRegistry::find(std::string_view name, Profile profile) const {
   const Hardware* found = find_in(machines_, name);
   if (found == nullptr) unknown_name("hardware", name, names());
-  if (profile != Profile::kReference) return *found;
+  if (profile == Profile::kVendor || profile == found->profile) return *found;
+  if (profile != Profile::kReference)
+    throw std::invalid_argument("roofline: hardware " + found->name + ": expected " +
+                                std::string(profile_name(profile)) + " figures, got " +
+                                std::string(profile_name(found->profile)) + " ones only");
   const Hardware* reference = find_in(reference_, found->name);
   if (reference == nullptr)
     unknown_name("hardware with published reference figures", name, names_in(reference_));

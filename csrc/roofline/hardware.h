@@ -67,13 +67,14 @@ class HardwareRegistry {
   static const HardwareRegistry& builtin();
 
   // Adds the machines of a JSON text of that same form; `origin` names it in errors. An entry of a known name
-  // or alias is refused unless it is of the same name, which it then replaces. On an error, which throws
-  // std::invalid_argument, nothing is added.
+  // or alias is refused unless it is of the same name, which it then replaces, published figures included. On
+  // an error, which throws std::invalid_argument, nothing is added.
   void add(std::string_view json_text, const std::string& origin);
   void add(Hardware hardware);
 
-  // Throws std::invalid_argument that lists the names and the nearest. With kReference: the published
-  // figures, where the machine has any.
+  // Throws std::invalid_argument that lists the names and the nearest. kVendor asks for the figures that the
+  // registry uses, whoever gave them; kReference for the published ones; the others refuse a machine whose
+  // figures are not of that kind.
   const Hardware& find(std::string_view name, Profile profile = Profile::kVendor) const;
 
   const std::vector<Hardware>& all() const { return machines_; }

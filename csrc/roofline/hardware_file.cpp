@@ -11,6 +11,7 @@ namespace kvfuse::roofline {
 namespace {
 
 constexpr std::int64_t kSchemaVersion = 1;
+constexpr std::size_t kMostMachines = 1000;  // each is compared with every earlier one
 
 using Keys = std::vector<std::string>;
 
@@ -80,6 +81,10 @@ void HardwareRegistry::read(std::string_view json_text, const std::string& origi
   const JsonObject file(text, origin, kFileKeys);
   file.whole("schema_version", kSchemaVersion, kSchemaVersion);
   const json& machines = file.array("hardware");
+  if (machines.size() > kMostMachines)
+    throw std::invalid_argument(file.where("hardware") + ": expected at most " +
+                                std::to_string(kMostMachines) + " machines, got " +
+                                std::to_string(machines.size()));
   for (std::size_t i = 0; i < machines.size(); ++i) {
     const JsonObject object(machines[i], file.where("hardware[" + std::to_string(i) + "]"), kMachineKeys);
     const Hardware hardware = read_machine(object, profile);
@@ -87,8 +92,8 @@ void HardwareRegistry::read(std::string_view json_text, const std::string& origi
       if (normal_name(machines[earlier]["name"].get<std::string>()) == normal_name(hardware.name))
         throw std::invalid_argument(object.where("name") + ": expected every machine once, got \"" +
                                     hardware.name + "\" twice");
-    if (object.has("reference")) reference_.push_back(read_reference(object, hardware));
     add(hardware);
+    if (object.has("reference")) reference_.push_back(read_reference(object, hardware));
   }
 }
 

@@ -8,6 +8,8 @@
 namespace kvfuse::roofline {
 namespace {
 
+constexpr std::int64_t kMostWidth = 1 << 20;
+
 ModelShape llama(std::string name, std::int64_t n_layer, std::int64_t n_embd, std::int64_t n_head,
                  std::int64_t n_kv_head, std::int64_t d_ff, std::int64_t vocab_size) {
   return {.name = std::move(name),
@@ -33,8 +35,8 @@ Architecture parse_architecture(std::string_view name) {
 
 ModelShape gpt2_shape(std::int64_t n_layer, std::int64_t n_head, std::int64_t n_embd, std::int64_t vocab_size,
                       std::int64_t block_size, bool bias) {
-  check_range("n_head", n_head, 1, 1024);
-  check_range("n_embd", n_embd, 1, 1 << 20);
+  check_range("n_head", n_head, 1, kMostHeads);
+  check_range("n_embd", n_embd, 1, kMostWidth);
   check_divides("n_head", n_head, "n_embd", n_embd);
   return {.name = "gpt2",
           .architecture = Architecture::kGpt2,
@@ -50,15 +52,14 @@ ModelShape gpt2_shape(std::int64_t n_layer, std::int64_t n_head, std::int64_t n_
 }
 
 void check_model(const ModelShape& model) {
-  // The upper bounds keep every count exact in a double.
   check_range("n_layer", model.n_layer, 1, 1024);
-  check_range("n_embd", model.n_embd, 1, 1 << 20);
-  check_range("n_head", model.n_head, 1, 1024);
-  check_range("n_kv_head", model.n_kv_head, 1, 1024);
-  check_range("head_dim", model.head_dim, 1, 1 << 16);
+  check_range("n_embd", model.n_embd, 1, kMostWidth);
+  check_range("n_head", model.n_head, 1, kMostHeads);
+  check_range("n_kv_head", model.n_kv_head, 1, kMostHeads);
+  check_range("head_dim", model.head_dim, 1, kMostHeadDim);
   check_range("d_ff", model.d_ff, 1, 1 << 22);
   check_range("vocab_size", model.vocab_size, 0, 1 << 24);
-  check_range("block_size", model.block_size, 0, 1 << 26);
+  check_range("block_size", model.block_size, 0, kMostTokens);
   check_range("borrowing_layers", model.borrowing_layers, 0, model.n_layer - 1);
   check_divides("n_kv_head", model.n_kv_head, "n_head", model.n_head);
   if (model.architecture == Architecture::kGpt2)
@@ -122,6 +123,12 @@ double kv_cache_bytes(const ModelShape& model, double tokens, double batch, cons
                       Accounting accounting) {
   return 2 * static_cast<double>(model.owning_layers()) * batch *
          kv_layer_bytes(model, tokens, storage, accounting);
+}
+
+void check_cache(std::int64_t tokens, std::int64_t batch, const KvStorage& storage) {
+  check_range("tokens", tokens, 0, kMostTokens);
+  check_range("batch", batch, 1, kMostBatch);
+  check_range("recent_window", storage.recent_window, 0, kMostTokens);
 }
 
 double kv_crossover_tokens(const ModelShape& model, double weight_bytes, double batch,

@@ -71,6 +71,9 @@ struct KvStorage {
   std::int64_t recent_window = 0;  // so many latest tokens stay in 16 bits
 };
 
+// Throws std::invalid_argument naming the field, the rule and the value.
+void check_cache(std::int64_t tokens, std::int64_t batch, const KvStorage& storage);
+
 // K and V of `tokens` tokens of `batch` sequences in all owning layers, scales included.
 double kv_cache_bytes(const ModelShape& model, double tokens, double batch, const KvStorage& storage,
                       Accounting accounting = Accounting::kComplete);

@@ -71,7 +71,7 @@ Linear linear_of(Op op, const ModelShape& model, const Sizes& s) {
     case Op::kFfnDown:
       return {s.layers, s.n_embd, model.d_ff, s.rows};
     case Op::kLmHead:
-      return {s.vocab > 0 ? 1.0 : 0.0, s.vocab, model.n_embd, s.scored};
+      return {s.vocab > 0 && s.scored > 0 ? 1.0 : 0.0, s.vocab, model.n_embd, s.scored};
     default:
       return {0, 0, 0, 0};
   }
@@ -135,7 +135,7 @@ double weight_bytes(Op op, const ModelShape& model, const Sizes& s, const Operat
     case Op::kPosition:
       return s.gpt2 && model.block_size > 0 ? bytes(s.rows, model.n_embd) : 0;
     case Op::kNorm:
-      return (2 * s.layers + 1) * bytes(s.gpt2 ? 1 + s.bias : 1, model.n_embd);
+      return (2 * s.layers + (s.scored > 0 ? 1 : 0)) * bytes(s.gpt2 ? 1 + s.bias : 1, model.n_embd);
     default:
       break;
   }
@@ -198,10 +198,9 @@ std::string_view op_name(Op op) { return kNames[index_of(op)]; }
 std::vector<std::string> op_names() { return {kNames.begin(), kNames.end()}; }
 
 void check_pass(const Pass& pass) {
-  constexpr std::int64_t kMost = 1 << 26;
-  check_range("batch", pass.batch, 1, 1 << 20);
-  check_range("past", pass.past, 0, kMost);
-  check_range("tokens", pass.tokens, 1, kMost);
+  check_range("batch", pass.batch, 1, kMostBatch);
+  check_range("past", pass.past, 0, kMostTokens);
+  check_range("tokens", pass.tokens, 1, kMostTokens);
   check_range("scored", pass.scored, 0, pass.tokens);
 }
 

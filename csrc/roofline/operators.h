@@ -78,7 +78,8 @@ struct OperatorCost {
   double product_flops = 0;  // of matrix products: 2 a multiply-add; causal attention counts visible pairs
   double other_flops = 0;    // element by element
   double weight_bytes = 0;
-  double cache_bytes = 0;       // of K and V read or written
+  // Of K and V read or written. That a token which leaves the recent window is written again is not counted.
+  double cache_bytes = 0;
   double activation_bytes = 0;  // inputs read and results written
 
   double flops() const { return product_flops + other_flops; }

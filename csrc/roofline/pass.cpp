@@ -24,7 +24,7 @@ OperatorPrediction predict_operator(const Hardware& hardware, Op op, const Opera
                             .memory_ms = 1e3 * bytes / hardware.bytes_per_s(),
                             .compute_ms = 1e3 * cost.flops() / peak.flops_per_s};
   result.time_ms = std::max(result.memory_ms, result.compute_ms);
-  result.bound = result.memory_ms > result.compute_ms ? Bound::kMemory : Bound::kCompute;
+  result.bound = slower_limit(result.memory_ms, result.compute_ms);
   return result;
 }
 
@@ -50,7 +50,7 @@ PassPrediction predict_checked_pass(const Hardware& hardware, const ModelShape& 
   result.bytes = result.weight_bytes + result.cache_bytes + result.activation_bytes;
   result.ai = result.flops / result.bytes;
   result.shortest_ms = std::max(result.memory_ms, result.compute_ms);
-  result.bound = result.memory_ms > result.compute_ms ? Bound::kMemory : Bound::kCompute;
+  result.bound = slower_limit(result.memory_ms, result.compute_ms);
   return result;
 }
 
@@ -58,7 +58,7 @@ PassPrediction predict_pass(const Hardware& hardware, const ModelShape& model, c
                             const OperatorPrecisions& precisions, const PassOptions& options) {
   check_model(model);
   check_pass(pass);
-  check_range("kv_recent_window", precisions.kv_recent_window, 0, 1 << 26);
+  check_range("kv_recent_window", precisions.kv_recent_window, 0, kMostTokens);
   return predict_checked_pass(hardware, model, pass, precisions, options);
 }
 

@@ -53,8 +53,9 @@ enum class Accounting {
   kPayloadOnly  // as the published tables do: 0.5 bytes for any 4-bit format
 };
 
-// A matrix of [rows, columns], with a scale for each block of a row, the last of which may be shorter. The
-// one float that scales a whole NVFP4 or FP8 tensor is not counted.
+// A matrix of [rows, columns], with a scale for each block of a row, the last of which may be shorter. Not
+// counted: the one float that scales a whole NVFP4 or FP8 tensor, and the half byte that fills up a row of an
+// odd number of 4-bit codes.
 double matrix_bytes(Precision precision, double rows, std::int64_t columns,
                     Accounting accounting = Accounting::kComplete);
 

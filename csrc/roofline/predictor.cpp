@@ -1,5 +1,6 @@
 #include "csrc/roofline/predictor.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -21,19 +22,7 @@ AttentionRate attention_of(const ModelShape& model, const Pass& pass, const KvSt
 
 bool is_decode(const AttentionRate& a) { return a.query_tokens == 1; }
 
-double kv_bytes(const AttentionRate& a) {
-  return 2 * matrix_bytes(a.kv, static_cast<double>(a.batch * a.kv_len * a.n_kv_head), a.head_dim);
-}
-
-// Multiply-adds of scores and values.
-double pair_work(const AttentionRate& a) {
-  const auto queries = static_cast<double>(a.query_tokens);
-  const auto length = static_cast<double>(a.kv_len);
-  const double pairs = queries * (length - queries) + queries * (queries + 1) / 2;
-  return 2 * static_cast<double>(a.batch * a.n_head * a.head_dim) * pairs;
-}
-
-double size_of(const AttentionRate& a) { return is_decode(a) ? kv_bytes(a) : pair_work(a); }
+double size_of(const AttentionRate& a) { return is_decode(a) ? attention_bytes(a) : attention_flops(a); }
 
 }  // namespace
 
@@ -41,17 +30,23 @@ Predictor::Predictor(const Calibration& calibration) : calibration_(calibration)
   check_calibration(calibration_);
   for (const ProductRate& p : calibration_.products)
     products_[p.precision][{p.in, p.out}].add(p.rows, p.seconds);
+  for (const ProductRate& p : calibration_.step_products) {
+    step_products_[p.precision][{p.in, p.out}].add(p.rows, p.seconds);
+    most_step_rows_ = std::max(most_step_rows_, p.rows);
+  }
   for (const AttentionRate& a : calibration_.attentions)
     attentions_[{a.kv, is_decode(a)}].add(size_of(a), size_of(a) / a.seconds);
 }
 
-double Predictor::product_seconds(Precision precision, std::int64_t rows, std::int64_t in,
-                                  std::int64_t out) const {
+double Predictor::product_seconds(Precision precision, std::int64_t rows, std::int64_t in, std::int64_t out,
+                                  bool step) const {
   check_range("rows", rows, 1, INT64_MAX);
   check_range("in", in, 1, INT64_MAX);
   check_range("out", out, 1, INT64_MAX);
-  const auto of_precision = products_.find(precision);
-  if (of_precision == products_.end())
+  const bool has_step = step && rows <= most_step_rows_ && step_products_.contains(precision);
+  const Products& all = has_step ? step_products_ : products_;
+  const auto of_precision = all.find(precision);
+  if (of_precision == all.end())
     throw std::invalid_argument("roofline: calibration of " + calibration_.machine +
                                 ": expected products in " + std::string(precision_name(precision)) +
                                 ", got none");
@@ -72,14 +67,15 @@ double Predictor::product_seconds(Precision precision, std::int64_t rows, std::i
 double Predictor::attention_seconds(const AttentionRate& wanted, Precision arithmetic) const {
   const auto measured = attentions_.find({wanted.kv, is_decode(wanted)});
   if (measured != attentions_.end()) return size_of(wanted) / measured->second.at(size_of(wanted));
-  const Cost cost{.flops = 2 * pair_work(wanted), .bytes = kv_bytes(wanted)};
+  const Cost cost{.flops = attention_flops(wanted), .bytes = attention_bytes(wanted)};
   return shortest_ms(cost, roofs(calibration_, arithmetic)) / 1e3;
 }
 
 double Predictor::products_seconds(const ModelShape& model, const Pass& pass, Precision dtype) const {
   const std::int64_t rows = pass.batch * pass.tokens;
+  const bool step = pass.past > 0 && pass.tokens == 1;
   const auto product = [&](std::int64_t in, std::int64_t out) {
-    return product_seconds(dtype, rows, in, out);
+    return product_seconds(dtype, rows, in, out, step);
   };
   const auto layers = static_cast<double>(model.n_layer);
   const auto owning = static_cast<double>(model.owning_layers());
@@ -90,7 +86,7 @@ double Predictor::products_seconds(const ModelShape& model, const Pass& pass, Pr
                              product(model.d_ff, model.n_embd));
   if (model.borrowing_layers > 0) seconds += (layers - owning) * product(model.n_embd, query);
   if (model.vocab_size > 0 && pass.scored > 0)
-    seconds += product_seconds(dtype, pass.batch * pass.scored, model.n_embd, model.vocab_size);
+    seconds += product_seconds(dtype, pass.batch * pass.scored, model.n_embd, model.vocab_size, step);
   return seconds;
 }
 

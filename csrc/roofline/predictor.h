@@ -30,9 +30,10 @@ class Predictor {
   // Of a measured size what was measured; between measured numbers of rows the logarithm of time follows the
   // logarithm of rows in a straight line, beyond the most rows time grows with them, below the fewest it
   // stays. A pair of in and out that was not measured has the rate interpolated between the nearest smaller
-  // and larger weights, or that of the nearest. Throws std::invalid_argument if no product in the format was
-  // measured.
-  double product_seconds(Precision precision, std::int64_t rows, std::int64_t in, std::int64_t out) const;
+  // and larger weights, or that of the nearest. `step`: by the kernels of a decode step, where they were
+  // measured with so many rows. Throws std::invalid_argument if no product in the format was measured.
+  double product_seconds(Precision precision, std::int64_t rows, std::int64_t in, std::int64_t out,
+                         bool step = false) const;
 
   // One layer's attention, by the same rule: with one query token the rate at which K and V are read, over
   // their bytes; with more the rate of visible pairs, over their number. `seconds` of `wanted` is not read.
@@ -51,8 +52,13 @@ class Predictor {
   double products_seconds(const ModelShape& model, const Pass& pass, Precision dtype) const;
   double elementwise_seconds(const ModelShape& model, const Pass& pass, Precision dtype) const;
 
+  using Products =
+      std::map<Precision, std::map<std::pair<std::int64_t, std::int64_t>, RowLine>>;  // by in, out
+
   const Calibration calibration_;
-  std::map<Precision, std::map<std::pair<std::int64_t, std::int64_t>, RowLine>> products_;  // by in and out
+  Products products_;
+  Products step_products_;
+  std::int64_t most_step_rows_ = 0;
   std::map<std::pair<Precision, bool>, LogLine> attentions_;  // rates; of a decode step or of a prompt
 };
 

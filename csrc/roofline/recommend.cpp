@@ -25,6 +25,17 @@ Pass pass_of(const RecommendRequest& request, Setting setting) {
   return {.batch = request.batch, .past = request.seq_len - 1, .tokens = 1};
 }
 
+Phase chosen_phase(const Hardware& hardware, const RecommendRequest& request) {
+  if (request.phase != Phase::kAuto) return request.phase;
+  const OperatorPrecisions fp16 = all_in(Precision::kFp16);
+  const auto time_ms = [&](const Pass& pass) {
+    return predict_checked_pass(hardware, request.model, pass, fp16, request.options).time_ms;
+  };
+  const double prompt_ms = time_ms({.batch = request.batch, .past = 0, .tokens = request.seq_len});
+  const double step_ms = time_ms({.batch = request.batch, .past = request.seq_len, .tokens = 1});
+  return prompt_ms > kAutoNewTokens * step_ms ? Phase::kPrefill : Phase::kDecode;
+}
+
 std::string refusal(const Hardware& hardware, const MixedPrecision& strategy, const RecommendRequest& request,
                     Setting setting) {
   const double most_loss = request.max_quality_loss_pct.value_or(kDefaultQualityLossPct);
@@ -122,6 +133,11 @@ void explain(const Hardware& hardware, const RecommendRequest& request, Recommen
                                                static_cast<double>(request.batch), result.precisions.kv());
   result.reasons.push_back("K and V outweigh the weights from a context of " + fixed(crossover, 0) +
                            " tokens on at batch " + std::to_string(request.batch) + ".");
+  if (!hardware.memory_gb) return;
+  const double resident_gb = (result.weight_bytes + result.kv_cache_bytes) / 1e9;
+  result.reasons.push_back("Weights and cache take " + fixed(resident_gb, 2) + " GB; " + hardware.name +
+                           " has " + number_text(hardware.memory_gb->value) +
+                           (resident_gb > hardware.memory_gb->value ? " GB: they do not fit." : " GB."));
 }
 
 }  // namespace
@@ -145,12 +161,13 @@ Setting choose_setting(const ModelShape& model, Phase phase, std::int64_t seq_le
 
 Recommendation recommend(const Hardware& hardware, const RecommendRequest& request) {
   check_model(request.model);
-  check_range("seq_len", request.seq_len, 1, 1 << 26);
-  check_range("batch", request.batch, 1, 1 << 20);
+  check_range("seq_len", request.seq_len, 1, kMostTokens);
+  check_range("batch", request.batch, 1, kMostBatch);
   if (request.max_quality_loss_pct) check_not_negative("max_quality_loss_pct", *request.max_quality_loss_pct);
   if (request.min_speedup) check_positive("min_speedup", *request.min_speedup);
 
-  const Setting setting = choose_setting(request.model, request.phase, request.seq_len, request.batch);
+  const Setting setting =
+      choose_setting(request.model, chosen_phase(hardware, request), request.seq_len, request.batch);
   Recommendation result;
   result.setting = setting_name(setting);
   const Candidate* best = nullptr;

@@ -15,6 +15,9 @@ enum class Phase { kAuto, kDecode, kPrefill };
 std::string_view phase_name(Phase phase);
 Phase parse_phase(std::string_view name);
 
+// Under kAuto: after a prompt of seq_len tokens an answer of so many.
+inline constexpr std::int64_t kAutoNewTokens = 128;
+
 // What bounds a phase, and so what a strategy must save.
 enum class Setting {
   kDecode,      // weights are most of what a step reads
@@ -22,13 +25,14 @@ enum class Setting {
   kLongContext  // decode in which K and V in 16 bits are a quarter of the weights or more
 };
 std::string_view setting_name(Setting setting);
+// Of decode, unless the phase is prefill.
 Setting choose_setting(const ModelShape& model, Phase phase, std::int64_t seq_len, std::int64_t batch);
 
 inline constexpr double kDefaultQualityLossPct = 1;
 
 struct RecommendRequest {
   ModelShape model;
-  Phase phase = Phase::kDecode;  // kAuto: decode, the phase that most time is spent in
+  Phase phase = Phase::kDecode;  // kAuto: the one that takes longer in 16 bits, see kAutoNewTokens
   std::int64_t seq_len = 4096;   // tokens in the cache at a decode step, or of the prompt
   std::int64_t batch = 1;
   std::optional<double> max_quality_loss_pct;  // by the quoted ranges; nothing: kDefaultQualityLossPct

@@ -77,8 +77,8 @@ std::vector<ModelPoint> sweep_models(const ModelSweep& sweep) {
                             {"batches", sweep.batches.size()},
                             {"contexts", sweep.contexts.size()}}));
   for (const ModelShape& model : sweep.models) check_model(model);
-  for (const std::int64_t batch : sweep.batches) check_range("batch", batch, 1, 1 << 20);
-  for (const std::int64_t context : sweep.contexts) check_range("context", context, 1, 1 << 26);
+  for (const std::int64_t batch : sweep.batches) check_range("batch", batch, 1, kMostBatch);
+  for (const std::int64_t context : sweep.contexts) check_range("context", context, 1, kMostTokens);
   for (const Hardware& hardware : sweep.machines)
     for (const ModelShape& model : sweep.models)
       for (const std::string& name : sweep.strategies) {

@@ -24,12 +24,6 @@ struct Case {
   std::optional<MachineLimits> own_limits;
 };
 
-// A calibration and what is predicted from it.
-struct Measured {
-  const Calibration& calibration;
-  Predictor predictor;
-};
-
 // Getters that ignore what they do not know, unlike JsonObject: a newer runner may say more.
 class Record {
  public:
@@ -65,6 +59,10 @@ class Record {
   bool has_number(const char* key) const {
     const auto found = value_.find(key);
     return found != value_.end() && found->is_number();
+  }
+  bool has_object(const char* key) const {
+    const auto found = value_.find(key);
+    return found != value_.end() && found->is_object();
   }
   Record object(const char* key) const {
     if (!at(key).is_object()) wrong(key, "an object");
@@ -109,45 +107,49 @@ Case case_of(const Record& record) {
 // As csrc/roofline/cost takes it.
 TransformerShape shape_of(const Case& one) {
   const WeightCount count = count_weights(one.model);
+  const auto element_bytes = static_cast<std::int64_t>(precision_info(one.dtype).payload_bits / 8);
   const double kv = one.cached ? kv_cache_bytes(one.model, 1, 1, one.kv) : 0;
   return {.n_layer = one.model.n_layer,
           .borrowing_layers = one.model.borrowing_layers,
           .n_embd = one.model.n_embd,
           .vocab_size = one.model.vocab_size,
-          .parameters = static_cast<std::int64_t>(count.total() - count.position),
-          .weight_bytes = static_cast<std::int64_t>(precision_info(one.dtype).payload_bits / 8),
+          .weight_bytes = static_cast<std::int64_t>(count.total() - count.position) * element_bytes,
+          .element_bytes = element_bytes,
           .kv_bytes_per_token = static_cast<std::int64_t>(kv)};
 }
 
-MachineLimits limits_of(const Case& one, const Measured* measured) {
-  if (measured != nullptr) return roofs(measured->calibration, one.dtype);
-  return *one.own_limits;
+// The calibration, at the bandwidth of the record's own run where it carries one.
+std::optional<Calibration> calibration_of(const Case& one, const Calibration* calibration) {
+  if (calibration == nullptr) return std::nullopt;
+  return one.own_limits ? at_bandwidth(*calibration, one.own_limits->read_bytes_per_s) : *calibration;
 }
 
-void predict_latency(const Case& one, const Measured* measured, ValidatedRecord& result) {
+MachineLimits limits_of(const Case& one, const std::optional<Calibration>& measured) {
+  return one.own_limits ? *one.own_limits : roofs(*measured, one.dtype);
+}
+
+void predict_latency(const Case& one, const std::optional<Calibration>& measured, ValidatedRecord& result) {
   const GenerationCost cost = generation_cost(shape_of(one), one.cached, result.batch, result.prompt_length,
                                               result.T, limits_of(one, measured));
   result.flops = cost.total.flops;
   result.bytes = cost.total.bytes;
   result.shortest_ms = cost.shortest_ms;
-  result.predicted_ms = measured == nullptr
-                            ? cost.shortest_ms
-                            : measured->predictor
-                                  .generation(one.model, one.cached, result.batch, result.prompt_length,
-                                              result.T, one.dtype, one.kv)
-                                  .total_ms();
+  result.predicted_ms = measured ? Predictor(*measured)
+                                       .generation(one.model, one.cached, result.batch, result.prompt_length,
+                                                   result.T, one.dtype, one.kv)
+                                       .total_ms()
+                                 : cost.shortest_ms;
 }
 
-void predict_stage(const Case& one, const Measured* measured, ValidatedRecord& result) {
+void predict_stage(const Case& one, const std::optional<Calibration>& measured, ValidatedRecord& result) {
   const Pass pass{.batch = result.batch, .past = one.past, .tokens = result.T};
   check_pass(pass);
   const Cost cost = forward_cost(shape_of(one), pass.batch, pass.past, pass.tokens);
   result.flops = cost.flops;
   result.bytes = cost.bytes;
   result.shortest_ms = shortest_ms(cost, limits_of(one, measured));
-  result.predicted_ms = measured == nullptr
-                            ? result.shortest_ms
-                            : measured->predictor.pass(one.model, pass, one.dtype, one.kv).total_ms();
+  result.predicted_ms = measured ? Predictor(*measured).pass(one.model, pass, one.dtype, one.kv).total_ms()
+                                 : result.shortest_ms;
 }
 
 // Why a record has nothing to be compared; "" if it has.
@@ -159,14 +161,32 @@ std::string skip_reason(const Record& record) {
   if (status != "ok") return "its status is " + status;
   const std::string implementation = record.text_or("implementation_name", "kvfuse");
   if (implementation != "kvfuse") return "it is of another implementation, " + implementation;
+  const std::string weights = record.text_or("weight_dtype", "model");
+  if (weights != "model") return "its weights are kept in " + weights;
   const std::string dtype = record.text("dtype");
   if (dtype != "float32" && dtype != "float16" && dtype != "bfloat16") return "its dtype is " + dtype;
   return "";
 }
 
+// Why a calibration says nothing about the machine of a record; "" if it does.
+std::string other_machine(const Record& record, const Calibration& calibration) {
+  if (!record.has_object("context")) return "";
+  const Record context = record.object("context");
+  const std::string device = context.text_or("device", "cpu");
+  const std::string kind = device.starts_with("cuda") ? "gpu" : "cpu";
+  if (kind != calibration.kind)
+    return "it ran on a " + kind + ", the calibration is of a " + calibration.kind;
+  if (kind == "cpu" && context.has_number("num_threads") &&
+      context.whole("num_threads") != calibration.num_threads)
+    return "it ran with " + std::to_string(context.whole("num_threads")) + " threads, the calibration with " +
+           std::to_string(calibration.num_threads);
+  return "";
+}
+
 // Throws, or returns a reason to skip.
-std::string validate_record(const Record& record, const Measured* measured, ValidatedRecord& result) {
-  const std::string reason = skip_reason(record);
+std::string validate_record(const Record& record, const Calibration* calibration, ValidatedRecord& result) {
+  std::string reason = skip_reason(record);
+  if (reason.empty() && calibration != nullptr) reason = other_machine(record, *calibration);
   if (!reason.empty()) return reason;
   Case one = case_of(record);
   result.benchmark = record.text("benchmark_name");
@@ -176,7 +196,8 @@ std::string validate_record(const Record& record, const Measured* measured, Vali
   result.batch = record.whole("batch_size");
   result.prompt_length = record.whole("prompt_length");
   result.measured_ms = record.positive("time_total_ms_median");
-  if (measured == nullptr && !one.own_limits) return "it carries no limits and there is no calibration";
+  if (calibration == nullptr && !one.own_limits) return "it carries no limits and there is no calibration";
+  const std::optional<Calibration> measured = calibration_of(one, calibration);
   if (result.benchmark == "roofline") {
     result.stage = record.text("stage");
     result.T = record.whole("pass_tokens");
@@ -213,9 +234,8 @@ void summarise(Validation& result) {
 
 Validation validate(std::string_view jsonl, const std::string& origin, const Calibration* calibration) {
   Validation result;
-  std::optional<Measured> measured;
   if (calibration != nullptr) {
-    measured.emplace(Measured{*calibration, Predictor(*calibration)});
+    check_calibration(*calibration);
     result.machine = calibration->machine;
   }
   std::int64_t line = 0;
@@ -234,7 +254,7 @@ Validation validate(std::string_view jsonl, const std::string& origin, const Cal
     ValidatedRecord one;
     one.line = line;
     try {
-      const std::string reason = validate_record(record, measured ? &*measured : nullptr, one);
+      const std::string reason = validate_record(record, calibration, one);
       if (reason.empty())
         result.records.push_back(one);
       else

@@ -45,11 +45,13 @@ struct Validation {
   std::int64_t above_roof = 0;
 };
 
-// `jsonl`: a results file of bench_runner as text. With a calibration its predictions and roofs; without one
-// the bandwidth and product rate that each record carries, by which predicted_ms is the shortest possible
-// time. Records of other benchmarks and devices, that are not ok, or that outgrow the context are skipped,
-// with the reason. Unknown fields are ignored. Throws std::invalid_argument that names file and line on a
-// line that is no record or of a newer schema.
+// `jsonl`: a results file of bench_runner as text. The roofs are the bandwidth and product rate that each
+// record carries. With a calibration predicted_ms follows from it, at that bandwidth (at_bandwidth): a record
+// is of another moment, and what memory gives changes from one to the next. A record without limits is set
+// beside the calibration as it is. Without a calibration predicted_ms is the shortest possible time. Records
+// of other benchmarks and, with a calibration, of another kind of device or another number of CPU threads,
+// that are not ok, or that outgrow the context are skipped, with the reason. Unknown fields are ignored.
+// Throws std::invalid_argument that names file and line on a line that is no record or of a newer schema.
 Validation validate(std::string_view jsonl, const std::string& origin, const Calibration* calibration);
 
 }  // namespace kvfuse::roofline

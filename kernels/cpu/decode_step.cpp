@@ -9,19 +9,30 @@
 namespace kvfuse::cpu {
 namespace {
 
-template <typename T>
+// Token: what the table of tokens holds; T: the table of positions.
+template <typename Token, typename T>
 void embed_rows(const EmbeddingParams& p) {
   for (std::int64_t b = 0; b < p.batch; ++b) {
     const std::int64_t token = p.tokens[b];
     const std::int64_t position = p.cache_seqlens[b];
     const bool known = token >= 0 && token < p.vocab_size && position >= 0 && position < p.positions;
-    const T* token_row = static_cast<const T*>(p.token_embedding) + (known ? token : 0) * p.width;
+    const Token* token_row = static_cast<const Token*>(p.token_embedding) + (known ? token : 0) * p.width;
     const T* position_row = static_cast<const T*>(p.position_embedding) + (known ? position : 0) * p.width;
+    const float scale =
+        p.token_embedding_scale == nullptr ? 1.0F : p.token_embedding_scale[known ? token : 0];
     for (std::int64_t i = 0; i < p.width; ++i)
-      p.x[b * p.width + i] = known ? to_float(token_row[i]) + to_float(position_row[i])
+      p.x[b * p.width + i] = known ? to_float(token_row[i]) * scale + to_float(position_row[i])
                                    : std::numeric_limits<float>::quiet_NaN();
     p.visible_seqlens[b] = static_cast<std::int32_t>(position + 1);
   }
+}
+
+template <typename T>
+void embed_rows(const EmbeddingParams& p) {
+  if (p.token_embedding_scale == nullptr)
+    embed_rows<T, T>(p);
+  else
+    embed_rows<std::int8_t, T>(p);
 }
 
 struct Backend {

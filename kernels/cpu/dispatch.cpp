@@ -41,6 +41,10 @@ void kv_append(const AppendParams& params) { kernels().kv_append(params); }
 void quantize_kv(const QuantizeParams& params) { kernels().quantize_kv(params); }
 void dequantize_kv(const DequantizeParams& params) { kernels().dequantize_kv(params); }
 void linear(const LinearParams& params) { kernels().linear(params); }
+std::optional<std::int64_t> quantize_weight(const QuantizeWeightParams& params) {
+  return kernels().quantize_weight(params);
+}
+void dequantize_weight(const DequantizeWeightParams& params) { kernels().dequantize_weight(params); }
 std::uint64_t read_memory(const void* data, std::int64_t bytes, int streams) {
   return kernels().read_memory(data, bytes, streams);
 }

@@ -5,6 +5,7 @@
 #include "kernels/bandwidth.h"
 #include "kernels/kv_quant.h"
 #include "kernels/linear.h"
+#include "kernels/weight_quant.h"
 
 namespace kvfuse::cpu {
 
@@ -15,6 +16,8 @@ struct KernelTable {
   void (*quantize_kv)(const QuantizeParams&);
   void (*dequantize_kv)(const DequantizeParams&);
   void (*linear)(const LinearParams&);
+  std::optional<std::int64_t> (*quantize_weight)(const QuantizeWeightParams&);
+  void (*dequantize_weight)(const DequantizeWeightParams&);
   std::uint64_t (*read_memory)(const void*, std::int64_t, int);
 };
 

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "kernels/cpu/gelu.h"
+#include "kernels/cpu/linear_products.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
 
@@ -20,18 +22,56 @@ constexpr int kRowsAtOnce = 4;                      // that share a weight in a 
 // one: a core's stream from memory is fastest alone.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
 
-constexpr std::int64_t padded(std::int64_t count) { return (count + 15) / 16 * 16; }
+constexpr std::int64_t padded(std::int64_t count) { return (count + 63) / 64 * 64; }
 // Of rows of x: a line more than they need, or those of a power of two would meet in the same lines of the
 // cache.
 constexpr std::int64_t stride_of(std::int64_t in) { return padded(in) + 16; }
+// Of rows of 8-bit codes of x: whole steps of the products, and a line.
+constexpr std::int64_t int4_stride_of(std::int64_t in) {
+  constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
+  return (in + kInputs - 1) / kInputs * kInputs + 64;
+}
 
 // The rows of x as the products take them.
 struct Inputs {
   std::int64_t stride = 0;  // elements from row to row
   float* values = nullptr;
+  float* parameter = nullptr;     // room for a row of the layernorm's
   std::int16_t* codes = nullptr;  // beside int8 weights: x = code * scale
   float* scale = nullptr;
+  Int4Inputs int4;
 };
+
+// Room in this thread's scratch memory; nothing is written.
+Inputs take_scratch(const LinearParams& p) {
+  Inputs inputs;
+  inputs.stride = stride_of(p.in);
+  std::int64_t bytes = 0;
+  char* memory = nullptr;
+  const auto cut = [&]<typename T>(T*& part, std::int64_t count) {
+    if (memory != nullptr) part = reinterpret_cast<T*>(memory + bytes);
+    bytes += padded(count * static_cast<std::int64_t>(sizeof(T)));
+  };
+  const auto cut_all = [&] {
+    cut(inputs.values, p.rows * inputs.stride);
+    cut(inputs.parameter, inputs.stride);
+    if (p.weight_format == WeightFormat::kInt8Rows) {
+      cut(inputs.codes, p.rows * inputs.stride);
+      cut(inputs.scale, p.rows);
+    }
+    if (p.weight_format == WeightFormat::kInt4Groups) {
+      inputs.int4.stride = int4_stride_of(p.in);
+      cut(inputs.int4.codes, p.rows * inputs.int4.stride);
+      cut(inputs.int4.scale, p.rows * inputs.int4.stride / 8);
+      cut(inputs.int4.start, p.rows * inputs.int4.stride / 8);
+    }
+  };
+  cut_all();
+  memory = static_cast<char*>(thread_scratch().reserve(bytes));
+  bytes = 0;
+  cut_all();
+  return inputs;
+}
 
 void layer_norm(float* x, const LinearParams& p, float* parameter) {
   Vec sum = zero();
@@ -55,112 +95,68 @@ void layer_norm(float* x, const LinearParams& p, float* parameter) {
   for (std::int64_t i = 0; i < p.in; ++i) x[i] += parameter[i];
 }
 
-// Returns the scale; NaN for a row that is not finite, so that its products are not either.
-float round_row(const float* x, std::int64_t count, std::int16_t* codes) {
+// NaN for a row that is not finite, so that its products are not either.
+float absmax_of(const float* x, std::int64_t count) {
   Vec most = zero();
   Vec spoilt = zero();  // stays 0 unless an element is not finite
   for (std::int64_t i = 0; i < count; i += kLanes) {
     most = max(most, absolute(load(x + i)));
     spoilt = fma(load(x + i), zero(), spoilt);
   }
-  const float absmax = reduce_max(most);
-  if (!(absmax > 0.0F) || reduce_add(spoilt) != 0.0F) {
-    std::fill_n(codes, count, std::int16_t{0});
-    return reduce_add(spoilt);
+  const float spoilt_sum = reduce_add(spoilt);
+  return spoilt_sum == 0.0F ? reduce_max(most) : spoilt_sum;
+}
+
+void round_row(const LinearParams& p, const Inputs& inputs, std::int64_t row) {
+  const float* x = inputs.values + row * inputs.stride;
+  std::int16_t* codes = inputs.codes + row * inputs.stride;
+  const auto levels = static_cast<float>(activation_levels(p.in));
+  const float absmax = absmax_of(x, inputs.stride);
+  inputs.scale[row] = absmax / levels;
+  if (!(absmax > 0.0F)) return static_cast<void>(std::fill_n(codes, inputs.stride, std::int16_t{0}));
+  for (std::int64_t i = 0; i < inputs.stride; i += kLanes)
+    quantize(mul(load(x + i), splat(levels / absmax)), codes + i);
+}
+
+// The same for Int4Inputs, group by group. A row that is not finite has one such group at least.
+void round_groups(const float* x, std::int64_t in, const Int4Inputs& out) {
+  std::fill_n(out.codes, out.stride, std::int8_t{0});
+  std::fill_n(out.scale, out.stride / 8, 0.0F);
+  for (std::int64_t i = 0; i < in; i += kInt4Group) {
+    const float absmax = absmax_of(x + i, kInt4Group);
+    const float inverse = absmax > 0.0F ? kInt4ActivationLevels / absmax : 0.0F;
+    alignas(64) std::int8_t codes[kInt4Group];
+    for (std::int64_t j = 0; j < kInt4Group; j += kLanes)
+      quantize(mul(load(x + i + j), splat(inverse)), codes + j);
+    std::memcpy(out.codes + nibble_position(i), codes, 16);
+    std::memcpy(out.codes + nibble_position(i + 16), codes + 16, 16);
+    const std::int64_t lanes = i / 8;
+    std::fill_n(out.scale + lanes, 4, absmax / kInt4ActivationLevels);
   }
-  return absmax;
+  constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
+  alignas(64) std::uint8_t eights[kInputs / 2];
+  alignas(64) std::int32_t zeros[kLanes] = {};
+  alignas(64) float sums[kLanes];
+  std::memset(eights, 0x88, sizeof(eights));
+  for (std::int64_t i = 0; i + kInputs <= out.stride; i += kInputs) {
+    store(sums, nibble_dot(load_nibbles(eights), out.codes + i, zeros));
+    for (int lane = 0; lane < kLanes; ++lane)
+      out.start[i / 8 + lane] = -static_cast<std::int32_t>(sums[lane]);
+  }
 }
 
 // Rows converted to float32, normalised and rounded as the products need them.
-void prepare(const LinearParams& p, const Inputs& inputs, float* parameter) {
+void prepare(const LinearParams& p, const Inputs& inputs) {
   const bool normalised = p.norm_weight != nullptr;
   const DType dtype = normalised ? DType::kFloat32 : p.dtype;
   for (std::int64_t row = 0; row < p.rows; ++row) {
     float* x = inputs.values + row * inputs.stride;
     read_row(static_cast<const char*>(p.x) + row * p.in * element_bytes(dtype), dtype, p.in, x);
     std::fill(x + p.in, x + inputs.stride, 0.0F);
-    if (normalised) layer_norm(x, p, parameter);
-    if (inputs.codes == nullptr) continue;
-    std::int16_t* codes = inputs.codes + row * inputs.stride;
-    const auto levels = static_cast<float>(activation_levels(p.in));
-    const float absmax = round_row(x, inputs.stride, codes);
-    inputs.scale[row] = absmax / levels;
-    if (!(absmax > 0.0F)) continue;
-    for (std::int64_t i = 0; i < inputs.stride; i += kLanes)
-      quantize(mul(load(x + i), splat(levels / absmax)), codes + i);
+    if (normalised) layer_norm(x, p, inputs.parameter);
+    if (p.weight_format == WeightFormat::kInt8Rows) round_row(p, inputs, row);
+    if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
   }
-}
-
-// sums[row][output] = the product of row `output` of `weight` with row `row` of x. A product is one chain of
-// sums, the same for any number of rows: a row's bits are the same alone and in a batch.
-template <int kRows, int kOutputs, typename W>
-void products(const W* weight, const float* x, std::int64_t stride, std::int64_t in,
-              float (&sums)[kRows][kOutputs]) {
-  Vec chains[kRows][kOutputs];
-  for (auto& row : chains)
-    for (Vec& chain : row) chain = zero();
-  std::int64_t i = 0;
-  for (; i + kLanes <= in; i += kLanes) {
-    Vec w[kOutputs];
-    for (int o = 0; o < kOutputs; ++o) {
-      w[o] = load(weight + o * in + i);
-      if (kOutputs > 1) __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kLanes);
-    }
-    for (int row = 0; row < kRows; ++row) {
-      const Vec values = load(x + row * stride + i);
-      for (int o = 0; o < kOutputs; ++o) chains[row][o] = fma(w[o], values, chains[row][o]);
-    }
-  }
-  for (int row = 0; row < kRows; ++row)
-    for (int o = 0; o < kOutputs; ++o) {
-      sums[row][o] = reduce_add(chains[row][o]);
-      for (std::int64_t j = i; j < in; ++j)
-        sums[row][o] += to_float(weight[o * in + j]) * x[row * stride + j];
-    }
-}
-
-// The same in integers: exact, in whatever order.
-template <int kRows, int kOutputs>
-void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t stride, std::int64_t in,
-              float (&sums)[kRows][kOutputs]) {
-  CodeSum parts[kRows][kOutputs];
-  for (auto& row : parts)
-    for (CodeSum& part : row) part = code_zero();
-  std::int64_t i = 0;
-  for (; i + kCodeLanes <= in; i += kCodeLanes) {
-    CodeVec w[kOutputs];
-    for (int o = 0; o < kOutputs; ++o) {
-      w[o] = load_codes(weight + o * in + i);
-      if (kOutputs > 1) __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kCodeLanes);
-    }
-    for (int row = 0; row < kRows; ++row)
-      for (int o = 0; o < kOutputs; ++o) parts[row][o] = code_dot(parts[row][o], w[o], x + row * stride + i);
-  }
-  for (int row = 0; row < kRows; ++row)
-    for (int o = 0; o < kOutputs; ++o) {
-      std::int32_t sum = exact_sum(folded(parts[row][o]));
-      for (std::int64_t j = i; j < in; ++j) sum += weight[o * in + j] * x[row * stride + j];
-      sums[row][o] = static_cast<float>(sum);
-    }
-}
-
-// One row of x with kFolded weight rows, which follow one another as memory does; their sums are folded
-// together. `in` is a multiple of kCodeLanes.
-constexpr int kFolded = 8;
-inline void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t, std::int64_t in,
-                     float (&sums)[1][kFolded]) {
-  IntVec folded_sums[kFolded];
-  for (int o = 0; o < kFolded; ++o, weight += in) {
-    CodeSum even = code_zero(), odd = code_zero();  // which do not wait for each other
-    std::int64_t i = 0;
-    for (; i + 2 * kCodeLanes <= in; i += 2 * kCodeLanes) {
-      even = code_dot(even, load_codes(weight + i), x + i);
-      odd = code_dot(odd, load_codes(weight + i + kCodeLanes), x + i + kCodeLanes);
-    }
-    if (i < in) even = code_dot(even, load_codes(weight + i), x + i);
-    folded_sums[o] = folded(add(even, odd));
-  }
-  sum_rows8(folded_sums, sums[0]);
 }
 
 Vec activated(Vec x, Epilogue epilogue) {
@@ -192,7 +188,8 @@ const float* rows_for(const W*, const Inputs& inputs) {
 }
 inline const std::int16_t* rows_for(const std::int8_t*, const Inputs& inputs) { return inputs.codes; }
 
-// Outputs [begin, end) of rows [first, first + kRows), without bias: sums[row][output - begin].
+// Outputs [begin, end) of rows [first, first + kRows), without bias and the scales of codes:
+// sums[row][output - begin].
 template <int kRows, int kOutputs, typename W>
 void multiply(const LinearParams& p, const Inputs& inputs, std::int64_t first, std::int64_t begin,
               std::int64_t end, float (*sums)[kOutputsPerTask]) {
@@ -210,9 +207,51 @@ void multiply(const LinearParams& p, const Inputs& inputs, std::int64_t first, s
     products(weight + o * p.in, x, inputs.stride, p.in, column);
     for (int row = 0; row < kRows; ++row) sums[row][o - begin] = column[row][0];
   }
-  if (p.weight_scale == nullptr) return;
-  for (int row = 0; row < kRows; ++row)
-    for (o = begin; o < end; ++o) sums[row][o - begin] *= p.weight_scale[o] * inputs.scale[first + row];
+}
+
+// The same, scales included.
+template <int kRows>
+void multiply_int4(const LinearParams& p, const Inputs& inputs, std::int64_t first, std::int64_t begin,
+                   std::int64_t end, float (*sums)[kOutputsPerTask]) {
+  // A load of x serves several outputs where vectors are long: there loads are what takes longest.
+  constexpr int kOutputs = kLanes < 16 ? 1 : (kRows == 1 ? 4 : 2);
+  const std::int64_t groups = p.in / kInt4Group;
+  const Int4Inputs x = inputs.int4.from_row(first);
+  const auto weight = [&](std::int64_t o) {
+    return Int4Weight{static_cast<const std::uint8_t*>(p.weight) + o * groups * kInt4GroupBytes,
+                      static_cast<const Float16*>(p.weight_scale) + o * groups};
+  };
+  for (std::int64_t o = begin; o < end; o += kFolded) {
+    Vec tile[kRows][kFolded];
+    const std::int64_t count = std::min<std::int64_t>(kFolded, end - o);
+    std::int64_t i = 0;
+    for (; i + kOutputs <= count; i += kOutputs) products<kRows, kOutputs>(weight(o + i), x, p.in, tile, i);
+    for (; i < count; ++i) products<kRows, 1>(weight(o + i), x, p.in, tile, i);
+    for (auto& row : tile) {
+      for (i = count; i < kFolded; ++i) row[i] = zero();
+    }
+    for (int row = 0; row < kRows; ++row) sum_rows8(tile[row], sums[row] + o - begin);
+  }
+}
+
+// Which of the two, and how many outputs at once.
+template <int kRows, typename W>
+void multiply(const LinearParams& p, const Inputs& inputs, std::int64_t first, std::int64_t begin,
+              std::int64_t end, float (*sums)[kOutputsPerTask]) {
+  if constexpr (std::is_same_v<W, Int4Weight>)
+    return multiply_int4<kRows>(p, inputs, first, begin, end, sums);
+  else if constexpr (kRows > 1)
+    return multiply<kRows, kOutputsAtOnce, W>(p, inputs, first, begin, end, sums);
+  else if (std::is_same_v<W, std::int8_t> && p.in % kCodeLanes == 0)
+    multiply<1, kFolded, W>(p, inputs, first, begin, end, sums);
+  else
+    multiply<1, 1, W>(p, inputs, first, begin, end, sums);
+}
+
+void apply_scales(const LinearParams& p, const Inputs& inputs, std::int64_t row, std::int64_t begin,
+                  std::int64_t count, float* sums) {
+  const float* weight_scale = static_cast<const float*>(p.weight_scale) + begin;
+  for (std::int64_t i = 0; i < count; ++i) sums[i] *= weight_scale[i] * inputs.scale[row];
 }
 
 template <typename W>
@@ -222,41 +261,39 @@ void run_task(const LinearParams& p, const Inputs& inputs, std::int64_t begin, s
     alignas(64) float sums[kRowsAtOnce][kOutputsPerTask] = {};
     std::int64_t count = 1;
     if (p.rows - first >= kRowsAtOnce) {
-      multiply<kRowsAtOnce, kOutputsAtOnce, W>(p, inputs, first, begin, end, sums);
+      multiply<kRowsAtOnce, W>(p, inputs, first, begin, end, sums);
       count = kRowsAtOnce;
     } else if (p.rows - first >= 2) {
-      multiply<2, kOutputsAtOnce, W>(p, inputs, first, begin, end, sums);
+      multiply<2, W>(p, inputs, first, begin, end, sums);
       count = 2;
-    } else if (std::is_same_v<W, std::int8_t> && p.in % kCodeLanes == 0) {
-      multiply<1, kFolded, W>(p, inputs, first, begin, end, sums);
     } else {
-      multiply<1, 1, W>(p, inputs, first, begin, end, sums);
+      multiply<1, W>(p, inputs, first, begin, end, sums);
     }
-    for (std::int64_t row = 0; row < count; ++row) finish(p, first + row, begin, end - begin, sums[row]);
+    for (std::int64_t row = 0; row < count; ++row) {
+      if (inputs.codes != nullptr) apply_scales(p, inputs, first + row, begin, end - begin, sums[row]);
+      finish(p, first + row, begin, end - begin, sums[row]);
+    }
     first += count;
   }
+}
+
+// Calls f with the type that run_task takes.
+template <typename F>
+void with_weight_type(const LinearParams& p, F&& f) {
+  if (p.weight_format == WeightFormat::kInt4Groups) return f(Int4Weight{});
+  with_cache_type(p.weight_format == WeightFormat::kInt8Rows ? DType::kInt8 : p.dtype, f);
 }
 
 }  // namespace
 
 void linear(const LinearParams& p) {
   const std::int64_t tasks = (p.out_size + kOutputsPerTask - 1) / kOutputsPerTask;
-  const DType weight_dtype = p.weight_scale == nullptr ? p.dtype : DType::kInt8;
-  const std::int64_t weight_bytes = p.out_size * p.in * element_bytes(weight_dtype);
+  const std::int64_t weight_bytes = p.out_size * (weight_row_bytes(p.weight_format, p.dtype, p.in) +
+                                                  scale_row_bytes(p.weight_format, p.in));
   const int workers = worker_count(std::min(tasks, weight_bytes / kBytesPerWorker));
-  Inputs inputs{.stride = stride_of(p.in)};
-  const std::int64_t values = p.rows * inputs.stride;
-  const std::int64_t floats = values + inputs.stride + padded(p.rows);
-  auto* scratch =
-      static_cast<float*>(thread_scratch().reserve(floats * static_cast<std::int64_t>(sizeof(float)) +
-                                                   values * static_cast<std::int64_t>(sizeof(std::int16_t))));
-  inputs.values = scratch;
-  if (p.weight_scale != nullptr) {
-    inputs.scale = scratch + values + inputs.stride;
-    inputs.codes = reinterpret_cast<std::int16_t*>(scratch + floats);
-  }
-  prepare(p, inputs, scratch + values);
-  with_cache_type(weight_dtype, [&](auto element) {
+  const Inputs inputs = take_scratch(p);
+  prepare(p, inputs);
+  with_weight_type(p, [&](auto element) {
     parallel_tasks(tasks, workers, [&](std::int64_t task, std::int64_t, int) {
       const std::int64_t begin = task * kOutputsPerTask;
       run_task<decltype(element)>(p, inputs, begin, std::min(begin + kOutputsPerTask, p.out_size));

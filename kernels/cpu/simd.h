@@ -7,7 +7,10 @@
 //   int8), IntVec with int_zero, int_dot (acc + q * row over kIntLanes products), sum_rows8 and reduce_add,
 //   pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled; CodeVec, kCodeLanes 8-bit
 //   codes widened by load_codes, and CodeSum with code_zero, code_dot (acc + codes * 16-bit values), add and
-//   folded (to an IntVec of the same sum); exact_sum of an IntVec.
+//   folded (to an IntVec of the same sum); exact_sum of an IntVec. Of kInt4Groups weights
+//   (weight_format.h) NibbleVec, the codes (plus 8) of kNibbleGroups groups, with load_nibbles, nibble_dot
+//   (four lanes a group, whose sum, begun with `start`, is the group's product with 8-bit values that lie as
+//   nibble_position says) and group_scales (four lanes a group).
 //
 // Only kLanes-independent code lives here.
 #pragma once
@@ -23,6 +26,13 @@
 #endif
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+
+// Where nibble_dot expects the value of an input: the low halves of all bytes come before the high ones.
+constexpr std::int64_t nibble_position(std::int64_t input) {
+  constexpr std::int64_t kInputs = kNibbleGroups * 32;
+  const std::int64_t group = input % kInputs / 32, half = input % 32 / 16;
+  return input / kInputs * kInputs + (half * kNibbleGroups + group) * 16 + input % 16;
+}
 
 // e^x for x <= 0, to 2 units in the last place; 0 below -87.3 (where float32 would leave its normal range);
 // NaN stays. Range reduction and the degree-5 polynomial are those of Cephes expf.

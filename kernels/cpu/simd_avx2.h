@@ -73,4 +73,27 @@ inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
 inline CodeSum add(CodeSum a, CodeSum b) { return _mm256_add_epi32(a, b); }
 inline IntVec folded(CodeSum x) { return x; }
 
+constexpr int kNibbleGroups = 2;
+struct NibbleVec {
+  __m256i low, high;
+};
+
+inline NibbleVec load_nibbles(const std::uint8_t* codes) {
+  const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+  const __m256i low = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(packed, low), _mm256_and_si256(_mm256_srli_epi16(packed, 4), low)};
+}
+inline Vec nibble_dot(const NibbleVec& codes, const std::int8_t* x, const std::int32_t* start) {
+  const __m256i* values = reinterpret_cast<const __m256i*>(x);
+  // Four products of at most 15 * 127 fit 16 bits.
+  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(codes.low, _mm256_loadu_si256(values)),
+                                         _mm256_maddubs_epi16(codes.high, _mm256_loadu_si256(values + 1)));
+  return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)),
+                                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(start))));
+}
+inline Vec group_scales(const Float16* scales) {
+  const __m128 two = _mm_cvtph_ps(_mm_loadu_si32(scales));
+  return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(two), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+}
+
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

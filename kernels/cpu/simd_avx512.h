@@ -89,4 +89,33 @@ inline IntVec folded(CodeSum x) {
   return _mm256_add_epi32(_mm512_castsi512_si256(x.lanes), _mm512_extracti64x4_epi64(x.lanes, 1));
 }
 
+constexpr int kNibbleGroups = 4;
+struct NibbleVec {
+  __m512i low, high;
+};
+
+inline NibbleVec load_nibbles(const std::uint8_t* codes) {
+  const __m512i packed = _mm512_loadu_si512(codes);
+  const __m512i low = _mm512_set1_epi8(15);
+  return {_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16(packed, 4), low)};
+}
+inline Vec nibble_dot(const NibbleVec& codes, const std::int8_t* x, const std::int32_t* start) {
+  const __m512i low = _mm512_loadu_si512(x), high = _mm512_loadu_si512(x + 64);
+  __m512i sum = _mm512_loadu_si512(start);
+#if defined(__AVX512VNNI__)
+  sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, codes.low, low), codes.high, high);
+#else
+  // Four products of at most 15 * 127 fit 16 bits.
+  const __m512i pairs =
+      _mm512_add_epi16(_mm512_maddubs_epi16(codes.low, low), _mm512_maddubs_epi16(codes.high, high));
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+  return _mm512_cvtepi32_ps(sum);
+}
+inline Vec group_scales(const Float16* scales) {
+  const __m128 four = _mm_cvtph_ps(_mm_loadu_si64(scales));
+  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(four));
+}
+
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

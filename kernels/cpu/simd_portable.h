@@ -143,6 +143,25 @@ inline CodeSum add(CodeSum a, const CodeSum& b) {
   return a;
 }
 
+constexpr int kNibbleGroups = 2;
+struct NibbleVec {
+  const std::uint8_t* codes;
+};
+
+inline NibbleVec load_nibbles(const std::uint8_t* codes) { return {codes}; }
+inline Vec nibble_dot(const NibbleVec& codes, const std::int8_t* x, const std::int32_t* start) {
+  std::int32_t sums[kLanes];
+  for (int i = 0; i < kLanes; ++i) sums[i] = start[i];
+  for (int i = 0; i < 32; ++i) {
+    sums[i / 4] += (codes.codes[i] & 15) * x[i];
+    sums[i / 4] += (codes.codes[i] >> 4) * x[32 + i];
+  }
+  return map_lanes([&](int i) { return static_cast<float>(sums[i]); });
+}
+inline Vec group_scales(const Float16* scales) {
+  return map_lanes([=](int i) { return to_float(scales[i / 4]); });
+}
+
 // Weighted sums of 8-bit rows: acc[j] holds kPairChannels channels; weights are 16-bit pairs, one of each
 // row.
 constexpr int kPairChannels = 8;

@@ -81,10 +81,23 @@ void add(Row& x, const Row& y) {
 
 }  // namespace
 
+std::vector<double> weight_values(const LinearParams& p) {
+  if (p.weight_format == WeightFormat::kFloat) return row_of(p.weight, p.dtype, 0, p.out_size * p.in);
+  const bool grouped = p.weight_format == WeightFormat::kInt4Groups;
+  Row values;
+  for (std::int64_t i = 0; i < p.out_size * p.in; ++i) {
+    // Of 4-bit codes, 32 at a time: byte m holds those of inputs m and 16 + m, plus 8.
+    const int byte = static_cast<const std::uint8_t*>(p.weight)[grouped ? i / 32 * 16 + i % 16 : 0];
+    const int code = (i % 32 < 16 ? byte % 16 : byte / 16) - 8;
+    values.push_back(grouped ? code * element(p.weight_scale, DType::kFloat16, i / 32)
+                             : element(p.weight, DType::kInt8, i) *
+                                   element(p.weight_scale, DType::kFloat32, i / p.in));
+  }
+  return values;
+}
+
 std::vector<double> linear(const LinearParams& p) {
-  Row weight = row_of(p.weight, p.weight_scale == nullptr ? p.dtype : DType::kInt8, 0, p.out_size * p.in);
-  for (std::int64_t i = 0; p.weight_scale != nullptr && i < p.out_size * p.in; ++i)
-    weight[static_cast<std::size_t>(i)] *= p.weight_scale[i / p.in];
+  const Row weight = weight_values(p);
   const Row bias = row_of(p.bias, p.dtype, 0, p.out_size);
   const Row norm_weight = row_of(p.norm_weight, p.dtype, 0, p.in);
   const Row norm_bias = row_of(p.norm_bias, p.dtype, 0, p.in);
@@ -123,8 +136,8 @@ std::vector<double> Gpt2::step(std::int64_t token, Caches& caches) const {
     for (double& value : hidden) value = gelu(value, gelu_tanh);
     add(x, product(hidden, layer.mlp_proj_weight, layer.mlp_proj_bias, n_embd));
   }
-  return product(layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon),
-                 head_weight.empty() ? token_embedding : head_weight, {}, token_embedding.size() / n_embd);
+  return product(layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon), token_embedding, {},
+                 token_embedding.size() / n_embd);
 }
 
 }  // namespace kvfuse::reference

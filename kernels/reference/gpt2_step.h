@@ -9,6 +9,9 @@
 
 namespace kvfuse::reference {
 
+// What the weight stands for: [out_size, in].
+std::vector<double> weight_values(const LinearParams& params);
+
 // [rows, out_size]; for Epilogue::kAdd on top of what params.out holds.
 std::vector<double> linear(const LinearParams& params);
 
@@ -32,7 +35,6 @@ struct Gpt2 {
   std::vector<double> token_embedding, position_embedding;
   std::vector<Gpt2Layer> layers;
   std::vector<double> ln_f_weight, ln_f_bias;
-  std::vector<double> head_weight;  // empty: the token embedding
 
   // Of each owned cache the rows [tokens][n_embd] of one sequence, as attention reads them.
   struct Cache {

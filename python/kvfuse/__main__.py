@@ -1,4 +1,4 @@
-"""``python -m kvfuse``: says what was built and checks that it runs."""
+"""``kvfuse``, or ``python -m kvfuse``: says what was built and checks that it runs; the roofline toolkit."""
 
 import argparse
 import sys
@@ -12,14 +12,23 @@ from kvfuse._self_check import describe, run_checks
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kvfuse", description=kvfuse.__doc__.splitlines()[0])
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["roofline"]:
+        from kvfuse.roofline.cli import run
+
+        return run(words[1:])
+    parser = argparse.ArgumentParser(
+        prog="kvfuse",
+        description=kvfuse.__doc__.splitlines()[0],
+        epilog="kvfuse roofline --help: predictions, recommendations, calibration and validation",
+    )
     parser.add_argument("--version", action="version", version=f"kvfuse {kvfuse.__version__}")
     parser.add_argument(
         "--self-check",
         action="store_true",
         help="print what was built and exercise each operator once; exit status 1 if a result is wrong",
     )
-    if not parser.parse_args(arguments).self_check:
+    if not parser.parse_args(words).self_check:
         parser.print_help()
         return 0
     return self_check()

@@ -32,6 +32,7 @@ ValueError for all else. A call that fails leaves the cache as it was.
 """
 
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -205,3 +206,58 @@ def quantize_kv(x: Tensor) -> tuple[Tensor, Tensor]:
 def dequantize_kv(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """int8 ``codes`` [..., width] times float32 ``scale`` [...], as ``dtype`` (a floating one)."""
     return _ops.dequantize_kv.default(codes, scale, dtype)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    weight_scale: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_epsilon: float = 1e-5,
+    gelu: Literal["none", "tanh", "exact"] = "none",
+) -> Tensor:
+    """gelu(linear(layernorm(x))) in one pass over the weight, for a few rows on the CPU.
+
+    ``x`` [..., in] (float32, bfloat16 or float16, any strides) -> [..., out] of its dtype. ``bias`` [out],
+    ``norm_weight`` and ``norm_bias`` [in] are of its dtype too; without ``norm_weight`` there is no layernorm.
+
+    ``weight`` is [out, in] of the dtype of ``x``, or the codes that ``quantize_weight`` gave, with their
+    scales as ``weight_scale``. Beside codes the rows of ``x`` are rounded as well: beside int8 to a step of
+    their largest element / 32767 (fewer steps from in = 516 on, so that sums fit 32 bits), beside int4 each
+    32 inputs to 127 steps. More than 16 rows go to PyTorch's own products, over the values of codes.
+
+    Raises:
+        TypeError: a dtype.
+        ValueError: another argument.
+        NotImplementedError: a device other than the CPU, or an argument that requires a gradient.
+    """
+    return _ops.linear.default(
+        x,
+        weight,
+        bias,
+        weight_scale=weight_scale,
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
+        norm_epsilon=norm_epsilon,
+        gelu=gelu,
+    )
+
+
+def quantize_weight(weight: Tensor, format: Literal["int8", "int4"]) -> tuple[Tensor, Tensor]:
+    """A weight [out, in] (float32, bfloat16 or float16, on the CPU) as codes and scales for ``linear``.
+
+    - ``"int8"``: int8 codes [out, in] in [-127, 127] and float32 scales [out], a row's absmax / 127.
+    - ``"int4"``: groups of 32 inputs share a float16 scale of either sign, [out, in / 32], chosen for the
+      least squared error. Codes are in [-8, 7]; byte m of the 16 of a group, in uint8 [out, in / 2], holds
+      those of inputs m (its low half) and 16 + m, each plus 8.
+
+    Zeros have scale 0.
+
+    Raises:
+        ValueError: also if a value is NaN or infinite, or for int4 larger than about 680,000; and if ``in``
+            is no multiple of 32 for int4.
+    """
+    return _ops.quantize_weight.default(weight, format)

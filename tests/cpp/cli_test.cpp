@@ -153,7 +153,8 @@ TEST_F(Cli, ProblemsOfFileAndCommandLineComeTogether) {
       problems_of({"--config", "c.yaml", "--version", "v9", "--max-tokens", "1e3"}),
       (Words{
           "c.yaml:1:1: sede: expected a known key, got an unknown one (hint: did you mean \"seed\"?)",
-          "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f, got \"v9\"",
+          "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f, v1w8, v2w8, v4w8, v2w4, got "
+          "\"v9\"",
           "--max-tokens: expected integer in [2, 1000000000], got \"1e3\" (hint: write all digits, without "
           "fraction or exponent)"}));
 }
@@ -173,7 +174,8 @@ TEST_F(Cli, WrongCallsAreRefusedInOneLine) {
       {{"--config"}, "--config: expected a value, got none (hint: see --help)"},
       {{"--version"}, "--version: expected a value, got none (hint: see --help)"},
       {{"latency", "--version", "--quiet"},
-       "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f, got \"--quiet\""},
+       "--version: expected one of v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f, v1w8, v2w8, v4w8, v2w4, got "
+       "\"--quiet\""},
       {{"--version", "v1", "latency"},
        "--version: expected versions, got the benchmark \"latency\" (hint: name benchmarks before the "
        "options)"},

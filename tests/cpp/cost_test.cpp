@@ -8,12 +8,8 @@
 namespace kvfuse::roofline {
 namespace {
 
-constexpr TransformerShape kTiny = {.n_layer = 2,
-                                    .n_embd = 8,
-                                    .vocab_size = 10,
-                                    .parameters = 1000,
-                                    .weight_bytes = 4,
-                                    .kv_bytes_per_token = 64};
+constexpr TransformerShape kTiny = {
+    .n_layer = 2, .n_embd = 8, .vocab_size = 10, .weight_bytes = 4000, .kv_bytes_per_token = 64};
 
 TEST(Cost, OneDecodeStep) {
   const Cost cost = forward_cost(kTiny, 1, 4, 1);
@@ -74,8 +70,7 @@ TEST(Cost, Gpt2StepReadsEveryWeightOnce) {
   const TransformerShape gpt2{.n_layer = 12,
                               .n_embd = 768,
                               .vocab_size = 50257,
-                              .parameters = 124439808 - 1024 * 768,
-                              .weight_bytes = 4,
+                              .weight_bytes = 4 * (124439808 - 1024 * 768),
                               .kv_bytes_per_token = 73728};
   EXPECT_EQ(forward_cost(gpt2, 1, 1023, 1).bytes, 494613504.0 + 1024 * 73728.0);
 }
@@ -117,7 +112,7 @@ TEST(Cost, EqualsACountOfEveryProduct) {
                                      .borrowing_layers = 5 - (5 + group - 1) / group,
                                      .n_embd = 12,
                                      .vocab_size = 17,
-                                     .parameters = 1};
+                                     .weight_bytes = 4};
         const std::int64_t products = count_multiply_adds(layers, 17, batch, past, tokens);
         EXPECT_EQ(forward_cost(shape, batch, past, tokens).flops, 2.0 * static_cast<double>(products))
             << "groups of " << group << ", batch " << batch << ", " << past << " + " << tokens;
@@ -128,8 +123,8 @@ TEST(Cost, EqualsACountOfEveryProduct) {
 constexpr TransformerShape kMedium = {.n_layer = 24,
                                       .n_embd = 1024,
                                       .vocab_size = 50257,
-                                      .parameters = 354823168 - 1024 * 1024,
-                                      .weight_bytes = 2,
+                                      .weight_bytes = 2 * (354823168 - 1024 * 1024),
+                                      .element_bytes = 2,
                                       .kv_bytes_per_token = 2 * 24 * 1024 * 2};
 
 TEST(Cost, PrefillOfGpt2Medium) {

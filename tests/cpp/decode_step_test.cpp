@@ -22,7 +22,11 @@ using test::StepCase;
 double tolerance(const StepCase& c) {
   const double of_dtype = c.dtype == DType::kFloat32 ? 2e-5 : c.dtype == DType::kFloat16 ? 0.04 : 0.15;
   const double of_cache = c.cache_dtype == DType::kInt8 ? of_dtype + 0.05 : 0.0;
-  return of_dtype + of_cache + (c.int8_weights ? 5e-3 : 0.0);
+  // Beside codes activations are rounded too: to 16 bits beside 8, to 8 beside 4.
+  const double of_weights = c.weights == WeightFormat::kInt4Groups ? 0.2
+                            : c.weights == WeightFormat::kInt8Rows ? 5e-3
+                                                                   : 0.0;
+  return of_dtype + of_cache + of_weights;
 }
 
 class DecodeStep : public test::OnIsa {
@@ -57,11 +61,12 @@ TEST_P(DecodeStep, FollowsTheTwin) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (const bool int8_cache : {false, true})
       for (const bool follower : {false, true})
-        for (const bool int8_weights : {false, true}) {
+        for (const WeightFormat weights :
+             {WeightFormat::kFloat, WeightFormat::kInt8Rows, WeightFormat::kInt4Groups}) {
           StepCase c{.dtype = dtype,
                      .cache_dtype = int8_cache ? DType::kInt8 : dtype,
                      .follower = follower,
-                     .int8_weights = int8_weights};
+                     .weights = weights};
           check(c);
           c.lengths = {0, 9, 3};
           check(c);
@@ -72,7 +77,8 @@ TEST_P(DecodeStep, OtherModels) { check({.lengths = {4}, .biases = false, .gelu_
 
 TEST_P(DecodeStep, ASequenceAloneHasTheSameBits) {
   for (const bool int8 : {false, true}) {
-    const StepCase c{.cache_dtype = int8 ? DType::kInt8 : DType::kFloat32, .int8_weights = int8};
+    const StepCase c{.cache_dtype = int8 ? DType::kInt8 : DType::kFloat32,
+                     .weights = int8 ? WeightFormat::kInt8Rows : WeightFormat::kFloat};
     StepCase batch = c;
     batch.lengths = {3, 9, 0, 1, 2};
     test::Generation all(batch), alone(c);

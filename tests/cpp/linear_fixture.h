@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/linear.h"
+#include "kernels/reference/gpt2_step.h"
 #include "tests/cpp/tensors.h"
 
 namespace kvfuse::test {
@@ -22,7 +23,7 @@ struct LinearCase {
   Epilogue epilogue = Epilogue::kStore;
   bool float32_out = false;
   bool biases = true;
-  bool int8_weight = false;
+  WeightFormat weight_format = WeightFormat::kFloat;
   float mean = 0.0F;       // of x
   float deviation = 1.0F;  // of x
 };
@@ -31,14 +32,15 @@ inline std::string describe(const LinearCase& c) {
   return std::string(dtype_name(c.dtype)) + " rows " + std::to_string(c.rows) + " in " +
          std::to_string(c.in) + " out " + std::to_string(c.out_size) + (c.norm ? " layernorm" : "") +
          " epilogue " + std::to_string(static_cast<int>(c.epilogue)) + (c.float32_out ? " to float32" : "") +
-         (c.biases ? "" : " without biases") + (c.int8_weight ? " int8 weight" : "");
+         (c.biases ? "" : " without biases") + " weight format " +
+         std::to_string(static_cast<int>(c.weight_format));
 }
 
 // Owns the tensors of one call. `out` starts as random numbers: what kAdd adds to, and what others must
 // replace.
 struct LinearTensors {
   Tensor x, weight, bias, norm_weight, norm_bias, out;
-  std::vector<float> weight_scale;  // of an int8 weight
+  Tensor weight_scale;  // of codes
   LinearParams params;
 
   explicit LinearTensors(const LinearCase& c) {
@@ -50,11 +52,16 @@ struct LinearTensors {
     const DType out_dtype = c.float32_out || c.epilogue == Epilogue::kAdd ? DType::kFloat32 : c.dtype;
     x = normal(c.norm ? DType::kFloat32 : c.dtype, c.rows * c.in, c.mean, c.deviation);
     weight = normal(c.dtype, c.out_size * c.in, 0.0F, weight_deviation);
-    if (c.int8_weight) {
-      weight = {DType::kInt8, std::vector<char>(static_cast<std::size_t>(c.out_size * c.in))};
-      for (char& code : weight.bytes) code = static_cast<char>(static_cast<int>(random() % 255) - 127);
+    if (c.weight_format == WeightFormat::kInt8Rows) {
+      draw_codes(c, random);
+      for (char& code : weight.bytes)
+        if (code == -128) code = 127;
+      weight_scale = normal(DType::kFloat32, c.out_size, 0.0F, 0.0F);
       for (std::int64_t i = 0; i < c.out_size; ++i)
-        weight_scale.push_back(weight_deviation / 64.0F * (1.0F + static_cast<float>(i % 5)));
+        weight_scale.set(i, weight_deviation / 64.0F * (1.0F + static_cast<float>(i % 5)));
+    } else if (c.weight_format == WeightFormat::kInt4Groups) {
+      draw_codes(c, random);
+      weight_scale = normal(DType::kFloat16, c.out_size * c.in / kInt4Group, 0.0F, weight_deviation / 4.0F);
     }
     bias = normal(c.dtype, c.out_size, 0.0F, 1.0F);
     norm_weight = normal(c.dtype, c.in, 1.0F, 0.2F);
@@ -62,37 +69,48 @@ struct LinearTensors {
     out = normal(out_dtype, c.rows * c.out_size, 0.0F, 1.0F);
     params = {.x = x.data(),
               .weight = weight.data(),
-              .weight_scale = c.int8_weight ? weight_scale.data() : nullptr,
+              .weight_scale = c.weight_format == WeightFormat::kFloat ? nullptr : weight_scale.data(),
               .bias = c.biases ? bias.data() : nullptr,
               .norm_weight = c.norm ? norm_weight.data() : nullptr,
               .norm_bias = c.norm && c.biases ? norm_bias.data() : nullptr,
               .out = out.data(),
               .dtype = c.dtype,
               .out_dtype = out_dtype,
+              .weight_format = c.weight_format,
               .epilogue = c.epilogue,
               .rows = c.rows,
               .in = c.in,
               .out_size = c.out_size};
+  }
+
+ private:
+  void draw_codes(const LinearCase& c, std::mt19937& random) {
+    const std::int64_t bytes = c.out_size * weight_row_bytes(c.weight_format, c.dtype, c.in);
+    weight = {DType::kInt8, std::vector<char>(static_cast<std::size_t>(bytes))};
+    for (char& code : weight.bytes) code = static_cast<char>(random());
   }
 };
 
 inline constexpr double kFloatStep = 0x1p-24;  // a float32 rounding, relative
 
 // How far one output may be from the truth: its own rounding, and float32 rounding of every sum behind it;
-// beside int8 weights half a step of each element of x. The sums are of absolute values, so the bound holds
+// beside codes half a step of each element of x. The sums are of absolute values, so the bound holds
 // without luck.
 class Tolerance {
  public:
-  explicit Tolerance(const LinearTensors& t) : t_(t), p_(t.params) {}
+  explicit Tolerance(const LinearTensors& t)
+      : t_(t), p_(t.params), weight_(reference::weight_values(t.params)) {}
 
   double of(std::int64_t row, std::int64_t output, double want) const {
     double magnitude = p_.bias == nullptr ? 0.0 : std::fabs(t_.bias[output]);
-    double from_norm = 0.0, weights = 0.0;
+    double from_norm = 0.0, steps = 0.0;
     const Norm norm = norm_of(row);
-    const double weight_scale = p_.weight_scale == nullptr ? 1.0 : double{p_.weight_scale[output]};
+    const std::int64_t sharing = p_.weight_format == WeightFormat::kInt4Groups ? kInt4Group : p_.in;
+    double step = 0.0;
     for (std::int64_t i = 0; i < p_.in; ++i) {
-      const double w = std::fabs(t_.weight[output * p_.in + i]) * weight_scale;
-      weights += w;
+      if (i % sharing == 0) step = step_of(row, norm, i, sharing);
+      const double w = std::fabs(weight_[static_cast<std::size_t>(output * p_.in + i)]);
+      steps += w * step / 2.0;
       if (p_.norm_weight == nullptr) {
         magnitude += w * std::fabs(t_.x[row * p_.in + i]);
         continue;
@@ -104,7 +122,6 @@ class Tolerance {
       from_norm += 16.0 * kFloatStep * w * scale * norm.largest * norm.inverse;
     }
     const double sums = static_cast<double>(p_.in / 32 + 24) * kFloatStep * magnitude;
-    const double steps = p_.weight_scale == nullptr ? 0.0 : weights * step_of(row, norm) / 2.0;
     const double before_rounding =
         1.2 * (sums + from_norm + steps) + 8.0 * kFloatStep * (1.0 + std::fabs(want));
     return before_rounding + rounding_of(p_.out_dtype) * (std::fabs(want) + before_rounding) + 0x1p-24;
@@ -115,17 +132,19 @@ class Tolerance {
     double mean = 0.0, inverse = 1.0, largest = 0.0;
   };
 
-  // To which the elements of a row of x are rounded beside int8 weights.
-  double step_of(std::int64_t row, const Norm& norm) const {
+  // To which `count` elements of a row of x, from `first` on, are rounded beside codes.
+  double step_of(std::int64_t row, const Norm& norm, std::int64_t first, std::int64_t count) const {
+    if (p_.weight_format == WeightFormat::kFloat) return 0.0;
     double largest = 0.0;
-    for (std::int64_t i = 0; i < p_.in; ++i) {
+    for (std::int64_t i = first; i < first + count; ++i) {
       double x = t_.x[row * p_.in + i];
       if (p_.norm_weight != nullptr)
         x = (x - norm.mean) * norm.inverse * t_.norm_weight[i] +
             (p_.norm_bias == nullptr ? 0.0 : t_.norm_bias[i]);
       largest = std::max(largest, std::fabs(x));
     }
-    return largest / static_cast<double>(activation_levels(p_.in));
+    const bool grouped = p_.weight_format == WeightFormat::kInt4Groups;
+    return largest / static_cast<double>(grouped ? kInt4ActivationLevels : activation_levels(p_.in));
   }
 
   Norm norm_of(std::int64_t row) const {
@@ -145,6 +164,7 @@ class Tolerance {
 
   const LinearTensors& t_;
   const LinearParams& p_;
+  std::vector<double> weight_;
 };
 
 }  // namespace kvfuse::test

@@ -14,6 +14,8 @@ namespace {
 using test::LinearCase;
 using test::LinearTensors;
 
+constexpr WeightFormat kFormats[] = {WeightFormat::kFloat, WeightFormat::kInt8Rows,
+                                     WeightFormat::kInt4Groups};
 constexpr DType kDtypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
 class Linear : public test::OnIsa {
@@ -36,15 +38,17 @@ class Linear : public test::OnIsa {
 
 TEST_P(Linear, RowsAndSizes) {
   for (const DType dtype : kDtypes)
-    for (const bool int8_weight : {false, true})
+    for (const WeightFormat format : kFormats)
       for (const std::int64_t rows : {1, 2, 3, 4, 5, 16, 17})
-        for (const std::int64_t in : {1, 16, 72, 100, 768})
-          check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .int8_weight = int8_weight});
+        for (const std::int64_t in : format == WeightFormat::kInt4Groups
+                                         ? std::vector<std::int64_t>{32, 64, 96, 160, 768, 800}
+                                         : std::vector<std::int64_t>{1, 16, 72, 100, 768})
+          check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .weight_format = format});
 }
 
 TEST_P(Linear, EpiloguesAndPrologues) {
   for (const DType dtype : kDtypes)
-    for (const bool int8_weight : {false, true})
+    for (const WeightFormat format : kFormats)
       for (const Epilogue epilogue :
            {Epilogue::kStore, Epilogue::kGeluTanh, Epilogue::kGeluExact, Epilogue::kAdd})
         for (const bool norm : {false, true})
@@ -52,21 +56,28 @@ TEST_P(Linear, EpiloguesAndPrologues) {
             for (const bool float32_out : {false, true})
               check({.dtype = dtype,
                      .rows = 3,
-                     .in = 72,
+                     .in = 96,
                      .out_size = 9,
                      .norm = norm,
                      .epilogue = epilogue,
                      .float32_out = float32_out,
                      .biases = biases,
-                     .int8_weight = int8_weight});
+                     .weight_format = format});
 }
 
 TEST_P(Linear, LongRowsFillTheIntegersButNeverOverflow) {
   for (const std::int64_t in : {3072, 6400, 20000}) {
     check({.dtype = DType::kFloat32, .rows = 4, .in = in, .out_size = 5});
-    check({.dtype = DType::kFloat32, .rows = 4, .in = in, .out_size = 5, .int8_weight = true});
-    LinearTensors t(
-        {.dtype = DType::kFloat32, .in = in, .out_size = 2, .biases = false, .int8_weight = true});
+    check({.dtype = DType::kFloat32,
+           .rows = 4,
+           .in = in,
+           .out_size = 5,
+           .weight_format = WeightFormat::kInt8Rows});
+    LinearTensors t({.dtype = DType::kFloat32,
+                     .in = in,
+                     .out_size = 2,
+                     .biases = false,
+                     .weight_format = WeightFormat::kInt8Rows});
     for (char& code : t.weight.bytes) code = 127;
     for (std::int64_t i = 0; i < in; ++i) t.x.set(i, 3.0F);
     const std::vector<double> want = reference::linear(t.params);
@@ -77,12 +88,12 @@ TEST_P(Linear, LongRowsFillTheIntegersButNeverOverflow) {
 }
 
 TEST_P(Linear, LayernormOfALargeMean) {
-  for (const bool int8_weight : {false, true})
+  for (const WeightFormat format : kFormats)
     check({.dtype = DType::kFloat32,
            .rows = 2,
            .in = 768,
            .norm = true,
-           .int8_weight = int8_weight,
+           .weight_format = format,
            .mean = 1000.0F});
 }
 
@@ -97,9 +108,9 @@ TEST_P(Linear, LayernormOfConstantRows) {
 }
 
 TEST_P(Linear, RowAloneOrInABatch) {
-  for (const bool int8_weight : {false, true}) {
+  for (const WeightFormat format : kFormats) {
     const LinearCase c = {
-        .dtype = DType::kFloat32, .rows = 9, .in = 776, .norm = true, .int8_weight = int8_weight};
+        .dtype = DType::kFloat32, .rows = 9, .in = 800, .norm = true, .weight_format = format};
     LinearTensors all(c);
     cpu::linear(all.params);
     for (const std::int64_t row : {0, 5, 8}) {
@@ -114,10 +125,10 @@ TEST_P(Linear, RowAloneOrInABatch) {
 }
 
 TEST_P(Linear, OneDamagedRowSpoilsNoOther) {
-  for (const bool int8_weight : {false, true})
+  for (const WeightFormat format : kFormats)
     for (const float damage :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-      LinearTensors t({.dtype = DType::kFloat32, .rows = 5, .in = 64, .int8_weight = int8_weight});
+      LinearTensors t({.dtype = DType::kFloat32, .rows = 5, .in = 64, .weight_format = format});
       t.x.set(64 + 5, damage);
       cpu::linear(t.params);
       for (std::int64_t i = 0; i < t.out.size(); ++i) EXPECT_EQ(std::isfinite(t.out[i]), i / 19 != 1) << i;
@@ -125,10 +136,30 @@ TEST_P(Linear, OneDamagedRowSpoilsNoOther) {
 }
 
 TEST_P(Linear, RowsOfZeros) {
-  LinearTensors t({.dtype = DType::kFloat32, .rows = 2, .in = 64, .int8_weight = true});
-  for (std::int64_t i = 0; i < 64; ++i) t.x.set(i, 0.0F);
-  cpu::linear(t.params);
-  for (std::int64_t i = 0; i < 19; ++i) EXPECT_EQ(t.out[i], t.bias[i]);
+  for (const WeightFormat format : kFormats) {
+    LinearTensors t({.dtype = DType::kFloat32, .rows = 2, .in = 64, .weight_format = format});
+    for (std::int64_t i = 0; i < 64; ++i) t.x.set(i, 0.0F);
+    cpu::linear(t.params);
+    for (std::int64_t i = 0; i < 19; ++i) EXPECT_EQ(t.out[i], t.bias[i]);
+  }
+}
+
+// Every code and every value at its end: sums are at their largest.
+TEST_P(Linear, Int4CodesAtTheirEnds) {
+  for (const int code : {0x00, 0xff}) {
+    LinearTensors t({.dtype = DType::kFloat32,
+                     .rows = 5,
+                     .in = 416,
+                     .biases = false,
+                     .weight_format = WeightFormat::kInt4Groups});
+    std::fill(t.weight.bytes.begin(), t.weight.bytes.end(), static_cast<char>(code));
+    for (std::int64_t i = 0; i < t.x.size(); ++i) t.x.set(i, i % 2 == 0 ? 2.0F : -2.0F);
+    for (std::int64_t i = 0; i < t.x.size(); i += 32) t.x.set(i + 1, 2.0F);
+    const std::vector<double> want = reference::linear(t.params);
+    cpu::linear(t.params);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      EXPECT_TRUE(std::fabs(t.out[static_cast<std::int64_t>(i)] - want[i]) <= 1e-5) << i << " " << want[i];
+  }
 }
 
 TEST_P(Linear, GeluOverItsWholeRange) {

@@ -1,4 +1,4 @@
-// Shapes, cache, model, sampling and memory figures on models small enough to run in moments.
+// Shapes, cache, model and memory figures on models small enough to run in moments.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/cat.h>
@@ -72,7 +72,7 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
 
 TEST(Versions, UnknownNameListsTheKnown) {
   EXPECT_EQ(error_of([] { find_version("v9"); }),
-            "unknown version \"v9\" (known: v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f)");
+            "unknown version \"v9\" (known: v0, v1, v2, v3, v4, v3a, v4a, v3f, v4f, v1w8, v2w8, v4w8, v2w4)");
   EXPECT_FALSE(uncached_baseline().use_cache);
   EXPECT_TRUE(cached_baseline().use_cache);
   EXPECT_EQ(cached_baseline().kv_cache_dtype, KvCacheDtype::kModel);
@@ -211,68 +211,6 @@ TEST(Gpt2, GenerationStopsWhenAsked) {
                      {.on_token = [&](const at::Tensor&) { return ++count < 3; }})
                 .tokens.size(1),
             7);
-}
-
-at::Tensor logits_of(std::vector<float> values) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  at::Tensor logits = at::zeros({1, count});
-  std::copy(values.begin(), values.end(), logits.mutable_data_ptr<float>());
-  return logits;
-}
-
-std::vector<double> frequencies(const SamplerOptions& options, const at::Tensor& logits) {
-  Sampler sampler(options);
-  std::vector<double> counts(static_cast<std::size_t>(logits.size(1)), 0.0);
-  for (int i = 0; i < 20000; ++i)
-    counts[static_cast<std::size_t>(sampler.sample(logits).item<std::int64_t>())] += 1.0 / 20000;
-  return counts;
-}
-
-TEST(Sampler, GreedyTakesTheFirstOfEquals) {
-  Sampler greedy({});
-  EXPECT_EQ(greedy.sample(logits_of({0.0F, 3.0F, -1.0F, 3.0F})).item<std::int64_t>(), 1);
-}
-
-TEST(Sampler, DrawsByProbability) {
-  const at::Tensor logits = logits_of({std::log(0.5F), std::log(0.3F), std::log(0.15F), std::log(0.05F)});
-  const std::vector<double> plain = frequencies({.temperature = 1.0}, logits);
-  for (int i = 0; i < 4; ++i)
-    EXPECT_NEAR(plain[static_cast<std::size_t>(i)],
-                (std::vector{0.5, 0.3, 0.15, 0.05})[static_cast<std::size_t>(i)], 0.02);
-  // Squared and normalised: 0.25, 0.09, 0.0225, 0.0025 over 0.365
-  EXPECT_NEAR(frequencies({.temperature = 0.5}, logits)[0], 0.25 / 0.365, 0.02);
-  const std::vector<double> two = frequencies({.temperature = 1.0, .top_k = 2}, logits);
-  EXPECT_NEAR(two[0], 0.625, 0.02);
-  EXPECT_EQ(two[2] + two[3], 0.0);
-  const std::vector<double> nucleus = frequencies({.temperature = 1.0, .top_p = 0.7}, logits);
-  EXPECT_NEAR(nucleus[1], 0.375, 0.02);
-  EXPECT_EQ(nucleus[2] + nucleus[3], 0.0);
-  EXPECT_NEAR(frequencies({.temperature = 1.0, .top_k = 1}, logits)[0], 1.0, 1e-9);
-}
-
-TEST(Sampler, ASeedRepeats) {
-  const at::Tensor logits = at::zeros({1, 50});
-  Sampler first({.temperature = 1.0, .seed = 5});
-  Sampler second({.temperature = 1.0, .seed = 5});
-  Sampler other({.temperature = 1.0, .seed = 6});
-  int different = 0;
-  for (int i = 0; i < 100; ++i) {
-    const auto token = first.sample(logits).item<std::int64_t>();
-    EXPECT_EQ(token, second.sample(logits).item<std::int64_t>());
-    different += token != other.sample(logits).item<std::int64_t>();
-  }
-  EXPECT_GT(different, 50);
-}
-
-TEST(Sampler, RefusesWhatCannotBe) {
-  EXPECT_NE(error_of([] { Sampler({.temperature = -1.0}); }).find("temperature >= 0"), std::string::npos);
-  EXPECT_NE(error_of([] { Sampler({.top_k = -1}); }).find("top_k >= 0"), std::string::npos);
-  EXPECT_NE(error_of([] { Sampler({.top_p = 0.0}); }).find("0 < top_p <= 1"), std::string::npos);
-  Sampler greedy({});
-  EXPECT_NE(error_of([&] {
-              greedy.sample(logits_of({1.0F, std::numeric_limits<float>::quiet_NaN()}));
-            }).find("finite logits"),
-            std::string::npos);
 }
 
 TEST(Memory, CountsExactlyAndKeepsTheBudget) {

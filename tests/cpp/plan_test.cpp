@@ -76,9 +76,10 @@ TEST(Plan, StagesOfTheRooflineHaveAPrompt) {
 TEST(VersionTable, ShowsDashesWhereAChoiceDoesNotApply) {
   const Table table = version_table();
   ASSERT_EQ(table.rows.size(), versions().size());
-  EXPECT_EQ(table.rows[0], (std::vector<std::string>{"v0", "no", "-", "-", "-", "No cache (baseline)"}));
+  EXPECT_EQ(table.rows[0],
+            (std::vector<std::string>{"v0", "no", "-", "-", "-", "model", "No cache (baseline)"}));
   EXPECT_EQ(table.rows[2],
-            (std::vector<std::string>{"v2", "yes", "int8", "1", "-", "KV cache + INT8 cache"}));
+            (std::vector<std::string>{"v2", "yes", "int8", "1", "-", "model", "KV cache + INT8 cache"}));
 }
 
 }  // namespace

@@ -42,6 +42,39 @@ TEST(Calibration, Roofs) {
   EXPECT_EQ(hardware.profile, Profile::kCalibrated);
 }
 
+TEST(Calibration, AtAnotherBandwidth) {
+  // 40,000 bytes in 1e-4 s at 1 GB/s: 4e-5 s of reading. At half of that 8e-5.
+  Calibration calibration = tiny();
+  calibration.step_products = {{kFp32, 1, 100, 100, 5e-5}};  // 3e-5 beside 4e-5
+  const Calibration slow = at_bandwidth(calibration, 5e8);
+  EXPECT_NEAR(slow.products[0].seconds, std::sqrt(1e-8 - 16e-10 + 64e-10), 1e-15);
+  EXPECT_NEAR(slow.step_products[0].seconds, std::sqrt(9e-10 + 64e-10), 1e-15);
+  // Of a cache of 100 tokens 80,000 bytes
+  EXPECT_NEAR(slow.attentions[0].seconds, std::sqrt(1e-8 - 64e-10 + 256e-10), 1e-15);
+  EXPECT_EQ(slow.pass_overhead_s, calibration.pass_overhead_s);
+  EXPECT_EQ(slow.read_bytes_per_s, 5e8);
+  EXPECT_EQ(calibration_json(at_bandwidth(calibration, 1e9)), calibration_json(calibration));
+  calibration.usual_read_bytes_per_s = 5e8;  // what the times were measured at: 8e-5 for the bytes, of 5e-5
+  EXPECT_NEAR(at_bandwidth(calibration, 1e9).step_products[0].seconds, 2.5e-5, 1e-15);
+  EXPECT_EQ(calibration_json(at_bandwidth(calibration, 5e8)), calibration_json(calibration));
+  EXPECT_NE(error_of([] { at_bandwidth(tiny(), std::nan("")); }).find("read_bytes_per_s"), std::string::npos);
+}
+
+TEST(Predictor, ADecodeStepHasProductsOfItsOwn) {
+  Calibration calibration = tiny();
+  calibration.products = {{kFp32, 1, 100, 100, 1e-4}, {kFp32, 16, 100, 100, 4e-4}};
+  calibration.step_products = {{kFp32, 1, 100, 100, 5e-5}, {kFp32, 2, 100, 100, 6e-5}};
+  const Predictor predictor(calibration);
+  EXPECT_EQ(predictor.product_seconds(kFp32, 1, 100, 100, true), 5e-5);
+  EXPECT_EQ(predictor.product_seconds(kFp32, 1, 100, 100), 1e-4);
+  EXPECT_EQ(predictor.product_seconds(kFp32, 16, 100, 100, true), 4e-4);  // more rows than were measured
+  const ModelShape model = gpt2_shape(1, 1, 100, 0, 1000, false);
+  const auto products_ms = [&](const Pass& pass) {
+    return predictor.pass(model, pass, kFp32, {.precision = kFp32}).products_ms;
+  };
+  EXPECT_NEAR(2 * products_ms({.past = 9}), products_ms({}), 1e-12);
+}
+
 struct ProductCase {
   std::int64_t rows, in, out;
   double seconds;

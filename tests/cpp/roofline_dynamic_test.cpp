@@ -84,6 +84,15 @@ TEST(Dynamic, TheLargestMagnitudeRolls) {
   }
 }
 
+TEST(Dynamic, TheLogHoldsTheLatestDecisions) {
+  DynamicQuantizer quantizer;
+  const std::vector<float> one = {1};
+  for (std::size_t step = 0; step < kMostLogged + 5; ++step) quantizer.observe("k", one);
+  ASSERT_EQ(quantizer.log().size(), kMostLogged);
+  EXPECT_EQ(quantizer.log().front().step, 5);
+  EXPECT_EQ(quantizer.log().back().step, static_cast<std::int64_t>(kMostLogged) + 4);
+}
+
 TEST(Dynamic, RefusesWhatCannotBe) {
   EXPECT_EQ(error_of([] { DynamicQuantizer({.ladder = {}}); }),
             "roofline: ladder: expected at least one format, got none");

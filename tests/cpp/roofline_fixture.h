@@ -17,6 +17,7 @@ inline Calibration tiny() {
                        {Precision::kFp32, 16, 100, 100, 4e-4},
                        {Precision::kFp32, 256, 100, 100, 64e-4},
                        {Precision::kFp32, 1, 400, 400, 8e-4}},
+          .step_products = {},
           .attentions = {{.kv = Precision::kFp32,
                           .n_head = 4,
                           .n_kv_head = 4,

@@ -134,6 +134,38 @@ TEST(HardwareFile, AMachineOfAKnownNameReplacesIt) {
   EXPECT_EQ(mine.all().size(), registry().all().size());
 }
 
+TEST(HardwareFile, PublishedFiguresGoWithTheMachineThatIsReplaced) {
+  const std::string renamed = [] {
+    std::string text = kMine;
+    return text.replace(text.find("mine"), 4, "h100").replace(text.find("my-gpu"), 6, "h100");
+  }();
+  HardwareRegistry without = registry();
+  without.add(file(renamed), "my.json");
+  EXPECT_NE(error_of([&] { without.find("h100", Profile::kReference); }).find("published reference figures"),
+            std::string::npos);
+  const std::string reference = R"(, "reference": {"bandwidth_gb_s": {"value": 7, "source": "a study"},
+    "peak_tflop_s": {"fp16": {"value": 1, "source": "a study"}}}})";
+  HardwareRegistry with_reference = registry();
+  with_reference.add(file(renamed.substr(0, renamed.rfind('}')) + reference), "my.json");
+  EXPECT_EQ(with_reference.find("h100", Profile::kReference).bandwidth_gb_s.value, 7);
+  EXPECT_EQ(with_reference.with_reference_figures().size(), registry().with_reference_figures().size());
+}
+
+TEST(HardwareFile, FiguresOfAnotherKindAreNotPassedOff) {
+  HardwareRegistry mine = registry();
+  mine.add(file(kMine), "my.json");
+  EXPECT_EQ(mine.find("mine", Profile::kUser).name, "mine");
+  EXPECT_EQ(mine.find("mine").profile, Profile::kUser);
+  EXPECT_EQ(error_of([&] { mine.find("h100", Profile::kCalibrated); }),
+            "roofline: hardware h100: expected calibrated figures, got vendor ones only");
+}
+
+TEST(HardwareFile, RefusesAFileOfAThousandMachinesAndOne) {
+  std::string machines = kMine;
+  for (int i = 0; i < 1000; ++i) machines += "," + std::string(kMine);
+  EXPECT_EQ(add_error(file(machines)), "my.json.hardware: expected at most 1000 machines, got 1001");
+}
+
 struct BadFile {
   std::string text;
   const char* error;

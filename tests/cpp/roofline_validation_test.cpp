@@ -103,17 +103,18 @@ TEST(Validation, SaysWhatItSkips) {
   const Validation got =
       validate(lines({changed("benchmark_name", "vram"), changed("status", "oom"), changed("T", 992),
                       changed("implementation_name", "nanogpt"), changed("dtype", "int3"),
-                      changed("read_bandwidth_bytes_per_s", nullptr)}) +
+                      changed("weight_dtype", "int8"), changed("read_bandwidth_bytes_per_s", nullptr)}) +
                    "\n",
                "r.jsonl", nullptr);
   EXPECT_TRUE(got.records.empty());
   EXPECT_FALSE(got.median_absolute_error.has_value());
   std::vector<std::string> reasons;
   for (const SkippedRecord& skipped : got.skipped) reasons.push_back(skipped.reason);
-  EXPECT_EQ(reasons, (std::vector<std::string>{
-                         "the benchmark vram measures no time to predict", "its status is oom",
-                         "it outgrows the context of 1000 tokens", "it is of another implementation, nanogpt",
-                         "its dtype is int3", "it carries no limits and there is no calibration"}));
+  EXPECT_EQ(reasons, (std::vector<std::string>{"the benchmark vram measures no time to predict",
+                                               "its status is oom", "it outgrows the context of 1000 tokens",
+                                               "it is of another implementation, nanogpt",
+                                               "its dtype is int3", "its weights are kept in int8",
+                                               "it carries no limits and there is no calibration"}));
 }
 
 TEST(Validation, NamesTheLineThatIsDamaged) {

@@ -11,6 +11,7 @@
 #include "kernels/decode_step.h"
 #include "kernels/reference/gpt2_step.h"
 #include "kernels/reference/reference.h"
+#include "kernels/weight_quant.h"
 #include "tests/cpp/tensors.h"
 
 namespace kvfuse::test {
@@ -27,14 +28,16 @@ struct StepCase {
   bool biases = true;
   bool gelu_tanh = true;
   std::int64_t splits = 1;
-  bool int8_weights = false;  // of the linears and the head
+  WeightFormat weights = WeightFormat::kFloat;  // of the linears; with codes, the token embedding is int8
 };
 
 inline std::string describe(const StepCase& c) {
   return std::string(dtype_name(c.dtype)) + ", cache " + dtype_name(c.cache_dtype) + ", batch " +
          std::to_string(c.lengths.size()) + (c.follower ? ", follower" : "") +
          (c.biases ? "" : ", no biases") + ", splits " + std::to_string(c.splits) +
-         (c.int8_weights ? ", int8 weights" : "");
+         (c.weights == WeightFormat::kInt8Rows     ? ", int8 weights"
+          : c.weights == WeightFormat::kInt4Groups ? ", int4 weights"
+                                                   : "");
 }
 
 // One set of weights: tensors for the device, doubles for the twin.
@@ -46,22 +49,18 @@ class Model {
     twin.gelu_tanh = c.gelu_tanh;
     twin.int8_cache = c.cache_dtype == DType::kInt8;
     token_embedding = draw(twin.token_embedding, kVocab * kWidth, 0.0F, 0.3F);
+    if (c.weights != WeightFormat::kFloat)
+      token_embedding = rounded(twin.token_embedding, kWidth, WeightFormat::kInt8Rows, token_embedding_scale);
     position_embedding = draw(twin.position_embedding, kBlockSize * kWidth, 0.0F, 1.5F);
     for (std::int64_t i = 0; i < kLayers; ++i) add_layer(c.follower && i % 2 == 1);
     ln_f_weight = draw(twin.ln_f_weight, kWidth, 1.0F, 0.1F);
     ln_f_bias = draw_bias(twin.ln_f_bias, kWidth);
-    head_weight = token_embedding;
-    if (c.int8_weights) {
-      twin.head_weight = twin.token_embedding;
-      head_weight = rounded(twin.head_weight, kWidth, head_weight_scale);
-    }
   }
 
   reference::Gpt2 twin;
   std::vector<Gpt2LayerPointers> layers;
   const void *token_embedding, *position_embedding, *ln_f_weight, *ln_f_bias;
-  const void* head_weight;
-  const float* head_weight_scale = nullptr;
+  const void* token_embedding_scale = nullptr;
 
  private:
   const void* draw(std::vector<double>& values, std::int64_t count, float mean, float deviation) {
@@ -74,28 +73,32 @@ class Model {
     return c_.biases ? draw(values, count, 0.0F, 0.1F) : nullptr;
   }
 
-  // A linear's weight; what it is rounded to if weights are int8.
+  // A linear's weight; its codes if weights are quantised.
   const void* draw_linear(std::vector<double>& values, std::int64_t out, std::int64_t in, float deviation,
-                          const float*& scale) {
+                          const void*& scale) {
     const void* weight = draw(values, out * in, 0.0F, deviation);
-    return c_.int8_weights ? rounded(values, in, scale) : weight;
+    return c_.weights == WeightFormat::kFloat ? weight : rounded(values, in, c_.weights, scale);
   }
 
-  // Replaces the values by codes times a scale for each row.
-  const void* rounded(std::vector<double>& values, std::int64_t in, const float*& scale) {
-    Tensor& codes = tensors_.emplace_back();
-    codes = {DType::kInt8, std::vector<char>(values.size())};
-    std::vector<float>& scales = scales_.emplace_back();
-    for (std::size_t first = 0; first < values.size(); first += static_cast<std::size_t>(in)) {
-      const auto row = values.begin() + static_cast<std::ptrdiff_t>(first);
-      const reference::QuantizedRow quantized = reference::quantize_row({row, row + in});
-      scales.push_back(static_cast<float>(quantized.scale));
-      for (std::size_t i = 0; i < static_cast<std::size_t>(in); ++i) {
-        const long code = std::lround(quantized.codes[i]);
-        codes.bytes[first + i] = static_cast<char>(code);
-        values[first + i] = static_cast<double>(code) * double{scales.back()};
-      }
-    }
+  // Replaces the values [.., in] by those that codes and scales stand for. Quantising has tests of its own.
+  const void* rounded(std::vector<double>& values, std::int64_t in, WeightFormat format, const void*& scale) {
+    const std::vector<float> weight(values.begin(), values.end());
+    const auto out = static_cast<std::int64_t>(values.size()) / in;
+    std::vector<char>& codes =
+        codes_.emplace_back(static_cast<std::size_t>(out * weight_row_bytes(format, DType::kInt8, in)));
+    std::vector<char>& scales =
+        codes_.emplace_back(static_cast<std::size_t>(out * scale_row_bytes(format, in)));
+    cpu::quantize_weight({.weight = weight.data(),
+                          .format = format,
+                          .codes = codes.data(),
+                          .scale = scales.data(),
+                          .out_size = out,
+                          .in = in});
+    values = reference::weight_values({.weight = codes.data(),
+                                       .weight_scale = scales.data(),
+                                       .weight_format = format,
+                                       .in = in,
+                                       .out_size = out});
     scale = scales.data();
     return codes.data();
   }
@@ -128,7 +131,7 @@ class Model {
   StepCase c_;
   std::mt19937 random_{17};
   std::deque<Tensor> tensors_;
-  std::deque<std::vector<float>> scales_;
+  std::deque<std::vector<char>> codes_;  // and scales
 };
 
 // The caches of the device. Rows not written hold NaN.
@@ -213,12 +216,11 @@ struct Generation {
     steps.assign(batch, 0);
     logits.assign(batch * kVocab, 0.0F);
     params = {.token_embedding = model.token_embedding,
+              .token_embedding_scale = static_cast<const float*>(model.token_embedding_scale),
               .position_embedding = model.position_embedding,
               .layers = model.layers,
               .ln_f_weight = model.ln_f_weight,
               .ln_f_bias = model.ln_f_bias,
-              .head_weight = model.head_weight,
-              .head_weight_scale = model.head_weight_scale,
               .caches = device_caches.views,
               .tokens = tokens.data(),
               .cache_seqlens = cache_seqlens.data(),
@@ -228,6 +230,7 @@ struct Generation {
               .logits = logits.data(),
               .workspace = nullptr,
               .dtype = c.dtype,
+              .layer_format = c.weights,
               .gelu_tanh = c.gelu_tanh,
               .batch = static_cast<std::int64_t>(batch),
               .n_embd = kWidth,

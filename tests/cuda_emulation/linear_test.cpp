@@ -170,8 +170,7 @@ TEST(LinearTest, RefusesWhatItCannotDo) {
   EXPECT_TRUE(refused([](LinearParams& p) { p.x = static_cast<const char*>(p.x) + 8; }));
   EXPECT_TRUE(refused([](LinearParams& p) { p.dtype = p.out_dtype = DType::kInt8; }));
   EXPECT_TRUE(refused([](LinearParams& p) { p.out_dtype = DType::kBFloat16; }));
-  const float scale = 1.0F;
-  EXPECT_TRUE(refused([&](LinearParams& p) { p.weight_scale = &scale; }));
+  EXPECT_TRUE(refused([](LinearParams& p) { p.weight_format = WeightFormat::kInt8Rows; }));
 }
 
 TEST_P(LinearDtypeTest, Embedding) {

@@ -90,3 +90,38 @@ def nanogpt():
         return importlib.import_module("model")
     finally:
         sys.path.remove(str(NANOGPT))
+
+
+@pytest.fixture(scope="session")
+def browser_page():
+    """The roofline page in headless Chromium, on a server of its own (tests/python/roofline_page.py)."""
+    for module in ("selenium", "fastapi", "uvicorn", "plotly", "typer"):
+        pytest.importorskip(module, reason=f"{module} is not installed: scripts/bootstrap installs it")
+    for program in ("chromium", "chromedriver"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed: apt-get install chromium chromium-driver")
+    from roofline_page import Page, chromium, running_server
+
+    with running_server() as address:
+        browser = chromium()
+        yield Page(browser, address)
+        browser.quit()
+
+
+@pytest.fixture
+def page(browser_page):
+    """The page at a desk's size, light; afterwards the console must be empty."""
+    browser_page.size(1400)
+    browser_page.prefer("light")
+    browser_page.complaints()
+    yield browser_page
+    assert browser_page.complaints() == []
+
+
+@pytest.fixture
+def refusals(page):
+    """For tests of what the server refuses, which Chromium reports on the console."""
+    page.refusals_expected = True
+    yield
+    assert page.complaints() == []
+    page.refusals_expected = False

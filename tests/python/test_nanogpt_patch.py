@@ -199,10 +199,12 @@ def test_a_model_that_computes_something_else_is_refused(nanogpt):
 
 
 def test_what_is_refused(nanogpt, model):
-    with pytest.raises(ValueError, match=r"v9.*v0.*v4f"):
+    with pytest.raises(ValueError, match=r"v9.*v0.*v2w4"):
         patch(model, "v9")
     with pytest.raises(ValueError, match="got v3f, whose borrowing layers are fitted to calibration tokens"):
         patch(model, "v3f")
+    with pytest.raises(ValueError, match="got v2w8, whose weights are quantised"):
+        patch(model, "v2w8")
     with pytest.raises(TypeError, match=r"expected nanoGPT's GPT, got Linear \(in which .*generate"):
         patch(nn.Linear(2, 2))
     with pytest.raises(TypeError, match=r"float32, bfloat16 or float16, got torch.float64"):

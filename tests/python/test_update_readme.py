@@ -1,25 +1,26 @@
-"""The result tables of README.md: what they show, and that they belong to the committed records."""
+"""The tables of README.md and docs/measuring.md: what they show, and that they belong to the records."""
 
-import importlib.util
 import json
-from pathlib import Path
+import sys
 
 import pytest
+from conftest import REPOSITORY
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-spec = importlib.util.spec_from_file_location("update_readme", ROOT / "scripts" / "update_readme.py")
-update_readme = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(update_readme)
+import update_readme
 
 README = """before
 <!-- results:begin -->
 old
 <!-- results:end -->
+<!-- peers:begin -->
+<!-- peers:end -->
 <!-- kernels:begin -->
 <!-- kernels:end -->
 after
 """
+MEASURING = "how\n<!-- peers:begin -->\n<!-- peers:end -->\n"
 
 
 def record(version: str, samples: list[float], **changes) -> dict:
@@ -46,7 +47,8 @@ def record(version: str, samples: list[float], **changes) -> dict:
 @pytest.fixture
 def checkout(tmp_path):
     (tmp_path / "README.md").write_text(README)
-    (tmp_path / "docs" / "results").mkdir(parents=True)
+    (tmp_path / "docs" / "results" / "python").mkdir(parents=True)
+    (tmp_path / "docs" / "measuring.md").write_text(MEASURING)
     return tmp_path
 
 
@@ -116,6 +118,83 @@ def test_kernels_table(checkout):
     ]
 
 
+def peer_record(side: str, seconds: float, *, version=None, prefill=False, **changes) -> dict:
+    generated = {
+        "time_per_token_ms_median": seconds * 1e3 / 96,
+        "weight_bytes_per_parameter": 1.0625,
+        "kv_bytes_per_entry": 4,
+        "read_bandwidth_bytes_per_s": 25e9,
+        "limit_fraction": 0.456,
+        "peak_rss_bytes": 300 * 2**20,
+        "equal_tokens": 7,
+    }
+    return {
+        "run_id": "b",
+        "benchmark_name": "peers_prefill" if prefill else "peers_generate",
+        "status": "ok",
+        "side": side,
+        "version": version,
+        "model": "gpt2",
+        "prompt_length": 512 if prefill else 32,
+        "T": 0 if prefill else 96,
+        "rounds": 3,
+        "time_total_s": {"median": seconds},
+        "speedup": {"llama": {"value": 2.5, "low": 2.25, "high": 2.75}} if version else {},
+        "context": {"cpu": "Some CPU", "isa": "avx2", "num_threads": 2, "reference": "ct2"},
+        **({} if prefill else generated),
+        **changes,
+    }
+
+
+def write_peers(checkout, *records: dict) -> None:
+    path = checkout / "docs" / "results" / "python" / "peers.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+
+
+def test_tables_of_peers(checkout):
+    write_peers(
+        checkout,
+        peer_record("v1", 1.0, version="v1", run_id="a"),
+        peer_record("llama", 2.4),
+        peer_record("v2", 0.96, version="v2", equal_tokens=None, limit_fraction=None),
+        peer_record("llama", 0.64, prefill=True),
+        peer_record("v2", 0.256, version="v2", prefill=True, rounds=1),
+        {**peer_record("hf", 1.0, prefill=True), "status": "failed", "reason": "no memory"},
+    )
+    assert run(checkout, "--check") == 1
+    assert run(checkout) == 0
+    head = (
+        "Some CPU (avx2), 2 threads, 25.0 GB/s read bandwidth; gpt2 with random weights, batch 1, "
+        "3 rounds in turn. Medians; ratios with 95 % interval.\n\n"
+    )
+    ratios = (
+        "| tokens | version | ms/token | vs llama |\n|:--|:--|--:|--:|\n"
+        "| 32 + 96 | v2 | 10.00 | 2.50x [2.25, 2.75] |\n"
+        "| 512, prefill | v2 | 0.50 | 2.50x |\n<!-- peers:end -->"
+    )
+    assert f"<!-- peers:begin -->\n{head}{ratios}" in (checkout / "README.md").read_text()
+    times = (
+        "| tokens | | ms/token | limit_fraction | bytes a weight | a KV entry | peak MB | tokens as ct2 |\n"
+        "|--:|:--|--:|--:|--:|--:|--:|--:|\n"
+        "| 128 | v2 | 10.00 |  | 1.06 | 4.00 | 300 |  |\n"
+        "| 128 | llama | 25.00 | 0.46 | 1.06 | 4.00 | 300 | 7 of 96 |\n\n"
+        "| prefill | | ms | tokens/s |\n|--:|:--|--:|--:|\n"
+        "| 512 | v2 | 256 | 2000 |\n| 512 | llama | 640 | 800 |\n\n"
+        "Not measured: hf: no memory\n<!-- peers:end -->"
+    )
+    assert f"how\n<!-- peers:begin -->\n{head}{times}" in (checkout / "docs" / "measuring.md").read_text()
+    assert run(checkout, "--check") == 0
+
+
+def test_a_stale_page_is_named(checkout, capsys):
+    assert run(checkout) == 0
+    (checkout / "docs" / "measuring.md").write_text(MEASURING)
+    assert run(checkout, "--check") == 1
+    assert capsys.readouterr().err == (
+        "update_readme: error: docs/measuring.md is not up to date (make results-table)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -133,6 +212,13 @@ def test_bad_records(checkout, capsys, line, sentence):
     assert (checkout / "README.md").read_text() == README
 
 
+def test_a_bad_record_of_peers(checkout, capsys):
+    write_peers(checkout, {"run_id": "b"}, {})
+    assert run(checkout) == 3
+    assert "a record has no 'run_id'" in capsys.readouterr().err
+    assert (checkout / "docs" / "measuring.md").read_text() == MEASURING
+
+
 @pytest.mark.parametrize("text", ["", README + README, README.replace("begin", "x")])
 def test_readme_without_blocks(checkout, capsys, text):
     (checkout / "README.md").write_text(text)
@@ -140,5 +226,5 @@ def test_readme_without_blocks(checkout, capsys, text):
     assert "README.md: expected one <!-- results:begin -->" in capsys.readouterr().err
 
 
-def test_committed_readme_is_up_to_date():
+def test_committed_pages_are_up_to_date():
     assert update_readme.main(["--check"]) == 0

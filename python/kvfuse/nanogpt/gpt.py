@@ -32,6 +32,11 @@ class CachedGpt:
                 f"kvfuse.nanogpt: expected a version whose weights are the model's own, got {version}, whose "
                 "borrowing layers are fitted to calibration tokens (bench_runner does that)"
             )
+        if self.version["weight_dtype"] != "model":
+            raise ValueError(
+                f"kvfuse.nanogpt: expected a version whose weights are the model's own, got {version}, whose "
+                "weights are quantised (kvfuse.model.Gpt2 runs it)"
+            )
         self.model = cast(Any, model)
         try:
             self.previous: Callable[..., Tensor] = self.model.generate

@@ -82,6 +82,10 @@ class HardwareRegistry:
     def all(self) -> list[Hardware]:
         return [Hardware(one) for one in self._native.all()]
 
+    def with_reference_figures(self) -> list[Hardware]:
+        """Those that have published figures beside the vendor's, with these."""
+        return [Hardware(one) for one in self._native.with_reference_figures()]
+
 
 @dataclass(frozen=True)
 class Model:

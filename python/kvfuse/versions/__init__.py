@@ -16,8 +16,8 @@ VersionConfig = dict[str, Any]
 
 VERSIONS: dict[str, VersionConfig] = {row["name"]: row for row in _C.versions()}
 """By name: ``name``, ``description``, ``use_cache``, ``kv_cache_dtype`` ("model" or "int8"),
-``sharing_group`` (layers that share one K/V; 1 = none) and ``q_alignment_method`` ("none", "copy" or "fit");
-and, as the flags that these amount to, ``kv_cache_quant``, ``cross_layer_sharing`` and ``q_alignment``."""
+``sharing_group`` (layers that share one K/V; 1 = none), ``q_alignment_method`` ("none", "copy" or "fit") and
+``weight_dtype`` ("model", "int8" or "int4"); and, as the flags that these amount to, ``kv_cache_quant``, ``cross_layer_sharing`` and ``q_alignment``."""
 
 
 def get_version_config(version: str) -> VersionConfig:
@@ -87,7 +87,15 @@ def get_model_config_dict(model: "Gpt2") -> dict[str, Any]:
 
 def listing() -> str:
     """The versions and their choices, one a line."""
-    fields = ("name", "use_cache", "kv_cache_dtype", "sharing_group", "q_alignment_method", "description")
+    fields = (
+        "name",
+        "use_cache",
+        "kv_cache_dtype",
+        "sharing_group",
+        "q_alignment_method",
+        "weight_dtype",
+        "description",
+    )
     rows = [fields, *(tuple(_shown(row, field) for field in fields) for row in VERSIONS.values())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

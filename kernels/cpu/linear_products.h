@@ -1,0 +1,150 @@
+// A few rows of x times rows of a weight, for every format that weights are kept in.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/simd.h"
+#include "kernels/linear.h"
+
+namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+
+// sums[row][output] = the product of row `output` of `weight` with row `row` of x. A product is one chain of
+// sums, the same for any number of rows: a row's bits are the same alone and in a batch.
+template <int kRows, int kOutputs, typename W>
+void products(const W* weight, const float* x, std::int64_t stride, std::int64_t in,
+              float (&sums)[kRows][kOutputs]) {
+  Vec chains[kRows][kOutputs];
+  for (auto& row : chains)
+    for (Vec& chain : row) chain = zero();
+  std::int64_t i = 0;
+  for (; i + kLanes <= in; i += kLanes) {
+    Vec w[kOutputs];
+    for (int o = 0; o < kOutputs; ++o) {
+      w[o] = load(weight + o * in + i);
+      if (kOutputs > 1) __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kLanes);
+    }
+    for (int row = 0; row < kRows; ++row) {
+      const Vec values = load(x + row * stride + i);
+      for (int o = 0; o < kOutputs; ++o) chains[row][o] = fma(w[o], values, chains[row][o]);
+    }
+  }
+  for (int row = 0; row < kRows; ++row)
+    for (int o = 0; o < kOutputs; ++o) {
+      sums[row][o] = reduce_add(chains[row][o]);
+      for (std::int64_t j = i; j < in; ++j)
+        sums[row][o] += to_float(weight[o * in + j]) * x[row * stride + j];
+    }
+}
+
+// The same in integers: exact, in whatever order.
+template <int kRows, int kOutputs>
+void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t stride, std::int64_t in,
+              float (&sums)[kRows][kOutputs]) {
+  CodeSum parts[kRows][kOutputs];
+  for (auto& row : parts)
+    for (CodeSum& part : row) part = code_zero();
+  std::int64_t i = 0;
+  for (; i + kCodeLanes <= in; i += kCodeLanes) {
+    CodeVec w[kOutputs];
+    for (int o = 0; o < kOutputs; ++o) {
+      w[o] = load_codes(weight + o * in + i);
+      if (kOutputs > 1) __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kCodeLanes);
+    }
+    for (int row = 0; row < kRows; ++row)
+      for (int o = 0; o < kOutputs; ++o) parts[row][o] = code_dot(parts[row][o], w[o], x + row * stride + i);
+  }
+  for (int row = 0; row < kRows; ++row)
+    for (int o = 0; o < kOutputs; ++o) {
+      std::int32_t sum = exact_sum(folded(parts[row][o]));
+      for (std::int64_t j = i; j < in; ++j) sum += weight[o * in + j] * x[row * stride + j];
+      sums[row][o] = static_cast<float>(sum);
+    }
+}
+
+// One row of x with kFolded weight rows, which follow one another as memory does; their sums are folded
+// together. `in` is a multiple of kCodeLanes.
+constexpr int kFolded = 8;
+inline void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t, std::int64_t in,
+                     float (&sums)[1][kFolded]) {
+  IntVec folded_sums[kFolded];
+  for (int o = 0; o < kFolded; ++o, weight += in) {
+    CodeSum even = code_zero(), odd = code_zero();  // which do not wait for each other
+    std::int64_t i = 0;
+    for (; i + 2 * kCodeLanes <= in; i += 2 * kCodeLanes) {
+      even = code_dot(even, load_codes(weight + i), x + i);
+      odd = code_dot(odd, load_codes(weight + i + kCodeLanes), x + i + kCodeLanes);
+    }
+    if (i < in) even = code_dot(even, load_codes(weight + i), x + i);
+    folded_sums[o] = folded(add(even, odd));
+  }
+  sum_rows8(folded_sums, sums[0]);
+}
+
+// Rows of kInt4Groups weights.
+struct Int4Weight {
+  const std::uint8_t* codes;
+  const Float16* scales;
+};
+
+// Rows of x beside them.
+struct Int4Inputs {
+  std::int64_t stride = 0;       // elements of codes from row to row; of the others an eighth
+  std::int8_t* codes = nullptr;  // x = code * scale; where nibble_position says
+  float* scale = nullptr;        // four alike for a group
+  std::int32_t* start =
+      nullptr;  // for a group four that take the 8 in each code of a weight off the products
+
+  Int4Inputs from_row(std::int64_t row) const {
+    return {stride, codes + row * stride, scale + row * stride / 8, start + row * stride / 8};
+  }
+};
+
+// sums[row][first + o] = the product of row o of `weight` with row `row` of x, whose lanes are still to be
+// added. Products within a group are exact. Their sums are one chain, as above.
+template <int kRows, int kOutputs, int kColumns>
+void products(const Int4Weight& weight, const Int4Inputs& x, std::int64_t in, Vec (&sums)[kRows][kColumns],
+              std::int64_t first) {
+  constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
+  Vec chains[kRows][kOutputs];
+  for (auto& row : chains)
+    for (Vec& chain : row) chain = zero();
+  const auto step = [&](const std::uint8_t* codes, const Float16* scales, std::int64_t row_inputs,
+                        std::int64_t i) {
+    NibbleVec w[kOutputs];
+    Vec scale[kOutputs];
+    for (std::int64_t o = 0; o < kOutputs; ++o) {
+      w[o] = load_nibbles(codes + o * row_inputs / 2);
+      scale[o] = group_scales(scales + o * row_inputs / kInt4Group);
+    }
+    for (std::int64_t row = 0; row < kRows; ++row) {
+      const std::int64_t lanes = (row * x.stride + i) / 8;
+      const Vec x_scale = load(x.scale + lanes);
+      for (int o = 0; o < kOutputs; ++o)
+        chains[row][o] = fma(nibble_dot(w[o], x.codes + row * x.stride + i, x.start + lanes),
+                             mul(scale[o], x_scale), chains[row][o]);
+    }
+  };
+  const std::int64_t whole = in / kInputs * kInputs;
+  for (std::int64_t i = 0; i < whole; i += kInputs) {
+    // The rows that come next, in the order in which they lie: rows side by side are no stream to the
+    // hardware.
+    for (int o = 0; kOutputs > 1 && o < kOutputs; ++o)
+      __builtin_prefetch(weight.codes + (kOutputs * (in + i) + o * kInputs) / 2);
+    step(weight.codes + i / 2, weight.scales + i / kInt4Group, in, i);
+  }
+  if (whole < in) {
+    std::uint8_t codes[kOutputs][kInputs / 2] = {};
+    Float16 scales[kOutputs][kNibbleGroups] = {};
+    for (std::int64_t o = 0; o < kOutputs; ++o) {
+      std::memcpy(codes[o], weight.codes + (o * in + whole) / 2, static_cast<std::size_t>(in - whole) / 2);
+      std::memcpy(scales[o], weight.scales + (o * in + whole) / kInt4Group,
+                  static_cast<std::size_t>((in - whole) / kInt4Group) * sizeof(Float16));
+    }
+    step(codes[0], scales[0], kInputs, whole);
+  }
+  for (int row = 0; row < kRows; ++row)
+    for (int o = 0; o < kOutputs; ++o) sums[row][first + o] = chains[row][o];
+}
+
+}  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -1,0 +1,1 @@
+"""kvfuse and its peers on the CPU, measured in turn: see main."""
