@@ -24,6 +24,8 @@ const char* dtype_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case at::kChar:
       return "I8";
+    case at::kByte:
+      return "U8";
     case at::kBFloat16:
       return "BF16";
     case at::kHalf:

@@ -23,10 +23,13 @@ void check(const Gpt2Weights& weights, WeightDtype dtype) {
   const auto expect = [](bool holds, const std::string& expected, const std::string& got) {
     if (!holds) throw std::invalid_argument("weight_dtype: expected " + expected + ", got " + got);
   };
-  expect(weights.device().is_cpu(), "the CPU, where quantised weights are run", "device " + weights.device().str());
-  expect(weights.weight_dtype() == WeightDtype::kModel, "weights in floating point", "some that are quantised already");
+  expect(weights.device().is_cpu(), "the CPU, where quantised weights are run",
+         "device " + weights.device().str());
+  expect(weights.weight_dtype() == WeightDtype::kModel, "weights in floating point",
+         "some that are quantised already");
   expect(dtype != WeightDtype::kInt4 || weights.config.n_embd % kInt4Group == 0,
-         "n_embd to be a multiple of " + std::to_string(kInt4Group) + " for int4", std::to_string(weights.config.n_embd));
+         "n_embd to be a multiple of " + std::to_string(kInt4Group) + " for int4",
+         std::to_string(weights.config.n_embd));
 }
 
 }  // namespace

@@ -197,7 +197,8 @@ bool is_valid(const LinearParams& p) {
   return p.rows > 0 && p.in > 0 && p.out_size > 0 && p.in % 8 == 0 && shared_bytes(p, 1) <= kSharedLimit &&
          p.x != nullptr && p.weight != nullptr && p.out != nullptr && is_aligned16(p.x) &&
          is_aligned16(p.weight) && is_aligned16(p.norm_weight) && is_aligned16(p.norm_bias) &&
-         (p.out_dtype == p.dtype || p.out_dtype == DType::kFloat32) && p.weight_format == WeightFormat::kFloat;
+         (p.out_dtype == p.dtype || p.out_dtype == DType::kFloat32) &&
+         p.weight_format == WeightFormat::kFloat;
 }
 
 }  // namespace

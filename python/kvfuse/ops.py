@@ -222,7 +222,7 @@ def linear(
     """gelu(linear(layernorm(x))) in one pass over the weight, for a few rows on the CPU.
 
     ``x`` [..., in] (float32, bfloat16 or float16, any strides) -> [..., out] of its dtype. ``bias`` [out],
-    ``norm_weight`` and ``norm_bias`` [in] are of its dtype too; without ``norm_weight`` there is no layernorm.
+    ``norm_weight`` and ``norm_bias`` [in] are of its dtype too; without ``norm_weight`` there is no norm.
 
     ``weight`` is [out, in] of the dtype of ``x``, or the codes that ``quantize_weight`` gave, with their
     scales as ``weight_scale``. Beside codes the rows of ``x`` are rounded as well: beside int8 to a step of

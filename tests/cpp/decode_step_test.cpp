@@ -23,7 +23,7 @@ double tolerance(const StepCase& c) {
   const double of_dtype = c.dtype == DType::kFloat32 ? 2e-5 : c.dtype == DType::kFloat16 ? 0.04 : 0.15;
   const double of_cache = c.cache_dtype == DType::kInt8 ? of_dtype + 0.05 : 0.0;
   // Beside codes activations are rounded too: to 16 bits beside 8, to 8 beside 4.
-  const double of_weights = c.weights == WeightFormat::kInt4Groups ? 0.2
+  const double of_weights = c.weights == WeightFormat::kInt4Groups ? 0.6
                             : c.weights == WeightFormat::kInt8Rows ? 5e-3
                                                                    : 0.0;
   return of_dtype + of_cache + of_weights;

