@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from runner import Runner
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
 NANOGPT = SHARED / "nanogpt"
+
+# A shell that runs the tests in its background ignores Ctrl-C for them, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

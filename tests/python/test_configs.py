@@ -7,7 +7,7 @@ import yaml
 from conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
-SMALL = {"n_layer": 3, "n_head": 1, "n_embd": 16, "block_size": 1024, "vocab_size": 64}
+SMALL = {"n_layer": 3, "n_head": 1, "n_embd": 32, "block_size": 1024, "vocab_size": 64}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
