@@ -20,7 +20,9 @@ PreparedModels::PreparedModels(const Gpt2Weights& own, const std::vector<const S
       FittedLayers fitted = prepare_weights(own, *strategy, transforms, calibration);
       prepared = {Gpt2(std::move(fitted.weights)), std::move(fitted.fits), {}};
     } catch (...) {
-      prepared.error = std::current_exception();  // the other versions can still be measured
+      // A fit may fail, and the other versions can still be measured. Anything else is wrong with the run.
+      if (strategy->q_alignment != QAlignment::kFit) throw;
+      prepared.error = std::current_exception();
     }
     prepared_.emplace(key_of(*strategy), std::move(prepared));
   }
