@@ -16,12 +16,12 @@ namespace kvfuse::bench {
 class PreparedModels {
  public:
   // Prepares `own` for each of the strategies (csrc/model/prepared_weights) and lets go of it: what no
-  // version runs is not held.
+  // version runs is not held. Throws what that threw, except for strategies that fit layers.
   PreparedModels(const Gpt2Weights& own, const std::vector<const Strategy*>& strategies,
                  const Transforms& transforms, const at::Tensor& calibration);
 
-  // Shares the memory of all weights that neither strategy nor transforms change. Throws what preparing it
-  // threw.
+  // Shares the memory of all weights that neither strategy nor transforms change. Throws what fitting its
+  // layers threw.
   const Gpt2& model(const Strategy& strategy) const;
   // Nothing unless the strategy fits layers and could.
   std::span<const LayerFit> fits(const Strategy& strategy) const;

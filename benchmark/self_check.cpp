@@ -4,6 +4,8 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/zeros.h>
@@ -73,6 +75,19 @@ bool check_int8_cache() {
   return close(got, want, 1e-3);
 }
 
+// Whole numbers of a few bits with one 127 a row: a weight that its codes hold exactly.
+bool check_linear() {
+  constexpr std::int64_t kRows = 3, kIn = 64, kOut = 40;
+  const at::Tensor x = at::randn({kRows, kIn});
+  const at::Tensor bias = at::randn({kOut});
+  const at::Tensor weight = at::randint(-7, 8, {kOut, kIn}, at::kFloat);
+  weight.select(1, 0).fill_(127);
+  const auto [codes, scale] = ops::quantize_weight(weight, "int8");
+  const at::Tensor want = at::linear(x, weight, bias);
+  return close(ops::linear(x, weight, bias), want, 1e-4) &&
+         close(ops::linear(x, codes, bias, scale), want, 1e-2);  // rows of x are rounded too
+}
+
 bool report(const char* name, const std::function<bool()>& check) {
   std::string problem;
   bool good = false;
@@ -99,7 +114,8 @@ bool self_check() {
   std::printf("threads: %d; head sizes: %s\n", at::get_num_threads(), to_text(HeadDims{}).c_str());
   bool good = report("kv_append, append_decode_attention, decode_attention", check_float_cache);
   good = report("prefill_attention", check_prefill) && good;
-  return report("quantize_kv, dequantize_kv, int8 decode_attention", check_int8_cache) && good;
+  good = report("quantize_kv, dequantize_kv, int8 decode_attention", check_int8_cache) && good;
+  return report("linear, quantize_weight", check_linear) && good;
 }
 
 }  // namespace kvfuse::bench

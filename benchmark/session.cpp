@@ -6,10 +6,13 @@
 #include <cstdio>
 #include <new>
 #include <span>
+#include <stdexcept>
 
+#include "benchmark/errors.h"
 #include "benchmark/interrupt.h"
 #include "benchmark/memory.h"
 #include "benchmark/shape.h"
+#include "csrc/model/model_file.h"
 #include "csrc/model/out_of_memory.h"
 #include "csrc/versions/registry.h"
 
@@ -51,6 +54,17 @@ Calibration load_calibration(const BenchConfig& config, const std::optional<Gpt2
   return {tokens, file.sha256};
 }
 
+// A device is known only when a run begins, not when its configuration is read.
+void check_device(const std::vector<const Strategy*>& strategies, c10::Device device) {
+  std::vector<std::string> problems;
+  for (const Strategy* strategy : strategies)
+    if (strategy->weight_dtype != WeightDtype::kModel && !device.is_cpu())
+      problems.push_back("version " + std::string(strategy->name) + ": expected the CPU, where " +
+                         weight_dtype_name(strategy->weight_dtype) + " weights are run, got device " +
+                         device.str() + " (hint: --device cpu)");
+  if (!problems.empty()) throw ConfigError(problems);
+}
+
 }  // namespace
 
 at::ScalarType scalar_type(DType dtype) {
@@ -62,6 +76,7 @@ at::ScalarType scalar_type(DType dtype) {
 Inputs load_inputs(const BenchConfig& config, c10::Device device,
                    const std::vector<std::string>& benchmarks) {
   const std::vector<const Strategy*> strategies = measured_strategies(config, benchmarks);
+  check_device(strategies, device);
   const bool with_tokens = std::find(benchmarks.begin(), benchmarks.end(), "perplexity") != benchmarks.end();
   std::optional<TokenFile> tokens;
   std::optional<Gpt2Tokenizer> tokenizer;
@@ -80,6 +95,9 @@ Inputs load_inputs(const BenchConfig& config, c10::Device device,
             std::move(tokenizer), std::move(calibration)};
   } catch (const c10::OutOfMemoryError& error) {
     problem = error.what_without_backtrace();
+  } catch (const std::invalid_argument& error) {
+    if (!config.weights) throw;
+    throw ModelFileError(*config.weights, error.what());
   }
   throw ResourceError("the weights of " + config.model_name + " do not fit: " + problem +
                       " (raise memory_budget or choose a smaller model)");

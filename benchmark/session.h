@@ -48,7 +48,8 @@ struct Inputs {
   std::optional<Calibration> calibration;  // if a version of the run needs it
 };
 
-// Throws ModelFileError or DataFileError, or ResourceError if the weights do not fit memory_budget or device.
+// Throws ModelFileError or DataFileError, ConfigError if a version does not run on `device`, or ResourceError
+// if the weights do not fit memory_budget or device.
 Inputs load_inputs(const BenchConfig& config, c10::Device device, const std::vector<std::string>& benchmarks);
 
 class Session {
@@ -58,7 +59,7 @@ class Session {
   const BenchConfig& config() const { return config_; }
   const CliOptions& options() const { return options_; }
   const Inputs& inputs() const { return inputs_; }
-  // The model as `strategy` runs it. Throws what preparing it threw.
+  // The model as `strategy` runs it. Throws what fitting its layers threw.
   const Gpt2& model(const Strategy& strategy) const { return inputs_.models.model(strategy); }
   c10::Device device() const { return inputs_.prompt.device(); }
   RecordLog& log() { return log_; }

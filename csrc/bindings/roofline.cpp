@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,6 +13,7 @@
 #include "csrc/bindings/json.h"
 #include "csrc/bindings/roofline_json.h"
 #include "csrc/model/config.h"
+#include "csrc/roofline/check.h"
 
 namespace py = pybind11;
 
@@ -39,6 +41,23 @@ rl::ModelShape gpt2_preset(const std::string& name) {
                                         config.block_size, config.bias);
   model.name = name;
   return model;
+}
+
+std::vector<std::string> model_names() {
+  std::vector<std::string> names = preset_names();
+  for (const rl::ModelShape& model : rl::llama_presets()) names.push_back(model.name);
+  return names;
+}
+
+rl::ModelShape model_preset(const std::string& name) {
+  const std::vector<std::string> names = model_names();
+  const auto found = std::find_if(names.begin(), names.end(), [&](const std::string& known) {
+    return rl::normal_name(known) == rl::normal_name(name);
+  });
+  if (found == names.end()) rl::unknown_name("model", name, names);
+  const std::vector<std::string> gpt2 = preset_names();
+  return std::find(gpt2.begin(), gpt2.end(), *found) != gpt2.end() ? gpt2_preset(*found)
+                                                                   : rl::llama_preset(*found);
 }
 
 // What a model of a name or of sizes is checked for, once, here.
@@ -85,14 +104,8 @@ void bind_models(py::module_& module) {
            py::arg("vocab_size"), py::arg("block_size"), py::arg("borrowing_layers"), py::arg("bias"))
       .def("as_dict", [](const ModelShape& self) { return rl::to_json(self); })
       .def("count_weights", [](const ModelShape& self) { return rl::to_json(rl::count_weights(self)); });
-  module.def("gpt2_names", &preset_names);
-  module.def("gpt2_preset", &gpt2_preset);
-  module.def("llama_names", [] {
-    std::vector<std::string> names;
-    for (const ModelShape& model : rl::llama_presets()) names.push_back(model.name);
-    return names;
-  });
-  module.def("llama_preset", &rl::llama_preset);
+  module.def("model_names", &model_names);
+  module.def("model_preset", &model_preset);
   module.def("published_model", &rl::published_model);
   module.def("kv_cache_bytes", [](const ModelShape& model, std::int64_t tokens, std::int64_t batch,
                                   const std::string& precision, std::int64_t recent_window) {

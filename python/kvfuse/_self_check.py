@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from kvfuse import ops
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 2, 4, 2, 64, 300
 LENGTHS = (257, 40)  # more than one of the kernels' chunks, and a part of one
+WEIGHTS: tuple[Literal["float32", "int8", "int4"], ...] = ("float32", "int8", "int4")
 LIMIT = 1e-4  # float32 sums of a few hundred terms of size 1; int8 codes are compared as they are
 
 
@@ -40,8 +41,10 @@ def describe(check: Check) -> str:
 
 
 def run_checks() -> list[Check]:
-    """Every operator, with a float32 and an int8 cache."""
+    """Every operator, with a float32 and an int8 cache, and weights of each format."""
     checks = [_measure("quantize_kv, dequantize_kv", _quantize_error)]
+    for weights in WEIGHTS:
+        checks.append(_measure(f"linear ({weights} weights)", partial(_linear_error, weights)))
     for name, run in CASES.items():
         for is_int8 in (False, True):
             cache = "int8" if is_int8 else "float32"
@@ -112,6 +115,24 @@ def _quantize_error() -> float:
 def _beyond_rounding(found: Tensor, want: Tensor, step: Tensor) -> float:
     """The largest difference, less the half step that quantising may cost."""
     return float(((found - want).abs() - step / 2).max().clamp(min=0))
+
+
+def _linear_error(weights: Literal["float32", "int8", "int4"]) -> float:
+    """Of whole numbers that the formats hold exactly: every group of 32 of weights holds a 7, or every row of
+    weights and of ``x`` a 127 in int8."""
+    random = torch.Generator().manual_seed(0)
+    most = 7 if weights == "int4" else 127
+    x, weight = (torch.randint(-7, 8, (rows, 64), generator=random).float() for rows in (3, 40))
+    x[:, ::32] = 127
+    weight[:, ::32] = most
+    bias = torch.randn(40, generator=random)
+    want = x.double() @ weight.double().T + bias
+    if weights == "float32":
+        found = ops.linear(x, weight, bias)
+    else:
+        codes, scale = ops.quantize_weight(weight, weights)
+        found = ops.linear(x, codes, bias, weight_scale=scale)
+    return float(((found - want).abs() / want.abs().amax()).max())
 
 
 def _append_error(cache: _Cache) -> float:

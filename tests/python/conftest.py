@@ -96,6 +96,25 @@ def nanogpt():
         sys.path.remove(str(NANOGPT))
 
 
+@pytest.fixture(scope="module")
+def client():
+    """Of the roofline server's application, in this process."""
+    from kvfuse.roofline import server
+    from starlette.testclient import TestClient
+
+    with TestClient(server.create_app(server.Settings()), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def live():
+    """A roofline server as a process of its own (tests/python/roofline_server.py)."""
+    from roofline_server import running
+
+    with running("--no-measure") as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def browser_page():
     """The roofline page in headless Chromium, on a server of its own (tests/python/roofline_page.py)."""

@@ -227,7 +227,10 @@ WRONG = {
         lambda: roofline.predict_pass(b10(), model(), strategy="fp17"),
         "strategy: expected",
     ),
-    "unknown model": (lambda: roofline.Model.preset("lama-3-8b"), r"did you mean llama-3-8b\?"),
+    "unknown model": (
+        lambda: roofline.Model.preset("lama-3-8b"),
+        r"one of gpt2, .* \(did you mean llama-3-8b\?",
+    ),
     "unknown profile": (lambda: roofline.get_hardware("h100", "vendors"), r"did you mean vendor\?"),
     "negative size": (lambda: roofline.predict_gemv(b10(), -1, 1, "fp8"), "1 <= N <= 2147483648, got -1"),
     "huge size": (

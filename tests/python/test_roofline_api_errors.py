@@ -15,12 +15,6 @@ SWEEP = {"hardware": "h100", "shapes": [{"M": 1, "N": 8, "K": 8}], "precisions":
 KV = {"model": "gpt2", "contexts": [1], "precisions": ["fp16"]}
 
 
-@pytest.fixture(scope="module")
-def client():
-    with TestClient(server.create_app(server.Settings()), base_url="http://localhost") as client:
-        yield client
-
-
 WRONG = {
     "unknown hardware": ("analyze", GEMM | {"hardware": "h1000"}, ["hardware"], r"did you mean h100\?"),
     "unknown format": ("analyze", GEMM | {"precision": "fp7"}, [], "precision: expected one of fp32, "),

@@ -8,7 +8,6 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from kvfuse import roofline
 from kvfuse.roofline import server
-from roofline_server import running
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
@@ -36,12 +35,6 @@ NAMES = {
     "phase": ["decode", "prefill", "auto"],
 }
 answered: dict[int, int] = {}
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running("--no-measure") as server_process:
-        yield server_process
 
 
 def sensible_value(name, value, number):

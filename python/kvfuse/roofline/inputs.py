@@ -111,9 +111,7 @@ class Model:
         Raises:
             ValueError: another name; the message lists the known ones and the nearest.
         """
-        if name in _native.gpt2_names():
-            return cls(**_native.gpt2_preset(name).as_dict())
-        return cls(**_native.llama_preset(name).as_dict())
+        return cls(**_native.model_preset(name).as_dict())
 
     @classmethod
     def of_letters(cls, sizes: Mapping[str, int]) -> "Model":
@@ -158,7 +156,7 @@ class Model:
 
 def model_names() -> list[str]:
     """Of ``Model.preset``."""
-    return [*_native.gpt2_names(), *_native.llama_names()]
+    return _native.model_names()
 
 
 def published_model() -> Model:

@@ -219,7 +219,7 @@ class Answers:
         return schemas.ValidateAnswer(
             machine=found.machine,
             records=[_record_row(one) for one in found.records],
-            skipped=[schemas.SkippedRow(**asdict(one)) for one in found.skipped],
+            skipped=found.skipped,
             median_absolute_error=found.median_absolute_error,
             largest_absolute_error=found.largest_absolute_error,
             above_roof=found.above_roof,

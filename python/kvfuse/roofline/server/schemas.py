@@ -1,10 +1,12 @@
 """Requests and answers of the API, as far as the library's own types are not answers themselves."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from kvfuse.roofline.inputs import Model
+from kvfuse.roofline.measured import SkippedRecord, ValidatedRecord
 from kvfuse.roofline.results import AttentionPrediction, GemmPrediction
 from kvfuse.roofline.server.settings import Limits
 
@@ -254,37 +256,19 @@ class AttentionAnswer(BaseModel):
     kernels: list[AttentionPrediction]
 
 
-class RecordRow(BaseModel):
+@dataclass(frozen=True)
+class RecordRow(ValidatedRecord):
+    """A record as the page shows it."""
+
     label: str
-    line: int
-    benchmark: str
-    version: str
-    stage: str
-    model: str
-    dtype: str
-    batch: int
-    prompt_length: int
-    T: int
-    measured_ms: float
-    predicted_ms: float
-    error: float  # (predicted - measured) / measured
-    shortest_ms: float
-    above_roof: bool
-    flops: float
-    bytes: float
     ai: float
     achieved_flops: float  # a second
-
-
-class SkippedRow(BaseModel):
-    line: int
-    reason: str
 
 
 class ValidateAnswer(BaseModel):
     machine: str  # of the calibration; empty where each record's own limits were used
     records: list[RecordRow]
-    skipped: list[SkippedRow]
+    skipped: list[SkippedRecord]
     median_absolute_error: float | None
     largest_absolute_error: float | None
     above_roof: int
