@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -17,26 +18,58 @@ inline int worker_count(std::int64_t tasks) {
   return tasks < most ? static_cast<int>(tasks) : most;
 }
 
-// Runs task(index, next, worker) for every index in [0, tasks), worker in [0, workers). Indices are handed
-// out in order to whichever worker is free, so a core that another process slows down does not hold the rest
-// up. `next` is the index that this worker runs afterwards (>= tasks: none), claimed early so that its data
-// can be prefetched. Which worker runs a task must not change its result.
+// Tasks in as many runs as there are workers. Each worker goes through one of its own, which lies in memory as
+// one stream that the hardware follows, and then helps with the others, so a core that another process slows
+// down does not hold the rest up.
+class TaskRuns {
+ public:
+  TaskRuns(std::int64_t tasks, int workers) : tasks_(tasks), count_(std::min(workers, kMost)) {
+    for (int run = 0; run < count_; ++run) unclaimed_[run].first.store(begin(run), std::memory_order_relaxed);
+  }
+
+  // The next task of `worker`, which no other gets; one >= tasks: none is left.
+  std::int64_t claim(int worker) {
+    for (int i = 0; i < count_; ++i) {
+      const int run = (worker + i) % count_;
+      const std::int64_t end = begin(run + 1);
+      if (unclaimed_[run].first.load(std::memory_order_relaxed) >= end) continue;
+      const std::int64_t task = unclaimed_[run].first.fetch_add(1, std::memory_order_relaxed);
+      if (task < end) return task;
+    }
+    return tasks_;
+  }
+
+ private:
+  static constexpr int kMost = 64;  // more workers share
+  struct alignas(64) Unclaimed {    // a cache line each
+    std::atomic<std::int64_t> first;
+  };
+
+  std::int64_t begin(int run) const { return tasks_ * run / count_; }
+
+  std::int64_t tasks_;
+  int count_;
+  Unclaimed unclaimed_[kMost];
+};
+
+// Runs task(index, next, worker) for every index in [0, tasks), worker in [0, workers). `next` is the index
+// that this worker runs afterwards (>= tasks: none), claimed early so that its data can be prefetched. Which
+// worker runs a task must not change its result.
 template <typename Task>
 void parallel_tasks(std::int64_t tasks, int workers, Task&& task) {
   if (workers <= 1) {
     for (std::int64_t index = 0; index < tasks; ++index) task(index, index + 1, 0);
     return;
   }
-  std::atomic<std::int64_t> unclaimed{0};
-  const auto claim = [&] { return unclaimed.fetch_add(1, std::memory_order_relaxed); };
+  TaskRuns runs(tasks, workers);
   // No num_threads clause: changing the team's size makes libgomp tear down and rebuild its pool.
 #pragma omp parallel
   {
     const int worker = omp_get_thread_num();
     if (worker < workers) {
-      std::int64_t index = claim();
+      std::int64_t index = runs.claim(worker);
       while (index < tasks) {
-        const std::int64_t next = claim();
+        const std::int64_t next = runs.claim(worker);
         task(index, next, worker);
         index = next;
       }
