@@ -1,5 +1,6 @@
 // The CPU's fused linear layer on every instruction set of this machine, against its double twin.
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <cmath>
 #include <limits>
@@ -105,6 +106,27 @@ TEST_P(Linear, LayernormOfConstantRows) {
   cpu::linear(t.params);
   for (std::int64_t i = 0; i < t.out.size(); ++i)
     EXPECT_TRUE(std::fabs(t.out[i] - want[static_cast<std::size_t>(i)]) <= 1e-5) << i;
+}
+
+TEST_P(Linear, AnyNumberOfThreads) {
+  const int own = omp_get_max_threads();
+  for (const WeightFormat format : kFormats) {
+    LinearTensors t({.dtype = DType::kFloat32,
+                     .in = 800,
+                     .out_size = 80 * 64 + 1,  // more runs of tasks than any of these has threads
+                     .weight_format = format});
+    std::vector<float> alone;
+    for (const int threads : {1, 2, 3, 70}) {
+      omp_set_num_threads(threads);
+      for (std::int64_t i = 0; i < t.out.size(); ++i) t.out.set(i, std::numeric_limits<float>::quiet_NaN());
+      cpu::linear(t.params);
+      std::vector<float> found;
+      for (std::int64_t i = 0; i < t.out.size(); ++i) found.push_back(static_cast<float>(t.out[i]));
+      if (threads == 1) alone = found;
+      EXPECT_EQ(found, alone) << threads << " threads";
+    }
+  }
+  omp_set_num_threads(own);
 }
 
 TEST_P(Linear, RowAloneOrInABatch) {
