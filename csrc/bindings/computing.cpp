@@ -1,5 +1,7 @@
 #include "csrc/bindings/computing.h"
 
+#include <omp.h>
+
 #include <chrono>
 #include <thread>
 
@@ -18,6 +20,9 @@ bool look_for_signals() {
 
 void Interruptible::run(const std::function<void()>& compute) {
   if (!aside_) return compute();
+  // The caller's pool gives up its threads, and makes new ones when it next needs them: as soon as all pools
+  // together have more threads than there are cores, libgomp's do not spin at a barrier but sleep.
+  omp_pause_resource(omp_pause_soft, omp_get_initial_device());
   std::exception_ptr failure;
   std::thread worker([&] {
     try {
