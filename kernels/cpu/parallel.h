@@ -18,9 +18,9 @@ inline int worker_count(std::int64_t tasks) {
   return tasks < most ? static_cast<int>(tasks) : most;
 }
 
-// Tasks in as many runs as there are workers. Each worker goes through one of its own, which lies in memory as
-// one stream that the hardware follows, and then helps with the others, so a core that another process slows
-// down does not hold the rest up.
+// Tasks in as many runs as there are workers. Each worker goes through one of its own, which lies in memory
+// as one stream that the hardware follows, and then helps with the others, so a core that another process
+// slows down does not hold the rest up.
 class TaskRuns {
  public:
   TaskRuns(std::int64_t tasks, int workers) : tasks_(tasks), count_(std::min(workers, kMost)) {
