@@ -2,7 +2,8 @@
 
 Speed and memory: a model with random weights generates greedily, all caches in turn, several times.
 Perplexity: a small model, trained for a minute on --text, reads text it has not seen: a prompt, then one
-token at a time through each cache. Each record is one line of JSON in --log-file; the tables go to stdout.
+token at a time through each cache; mean_kl, in nats, is how far its predictions are from those through a
+float32 cache. Each record is one line of JSON in --log-file; the tables go to stdout.
 Of transformers' quantised caches quanto has no 8 bits, fp8 needs nothing, and hqq needs `pip install hqq`.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 import kvfuse
 import torch
 import transformers
-from hf_cache_tables import print_tables
+from hf_cache_tables import BASELINE, print_tables
 from kvfuse.hf import FusedCache
 from torch import Tensor
 from transformers.cache_utils import QuantizedCache
@@ -189,15 +190,15 @@ def train(model: Model, ids: Tensor, steps: int) -> Model:
 
 
 @torch.no_grad()
-def perplexity(name: str, model: Model, windows: Tensor) -> float:
-    """Of each window's tokens after the prompt, each predicted through the cache."""
+def predictions(name: str, model: Model, windows: Tensor) -> Tensor:
+    """Log-probabilities, float64 [windows, tokens, vocab_size], of what follows each window's prompt, predicted
+    through the cache."""
     cache = make_cache(name, model, WINDOW)
-    losses = []
+    found = []
     for end in range(PROMPT, WINDOW):
         new = windows[:, cache.get_seq_length() : end]
-        logits = model(new, past_key_values=cache).logits[:, -1]
-        losses.append(torch.nn.functional.cross_entropy(logits.double(), windows[:, end]))
-    return float(torch.stack(losses).mean().exp())
+        found.append(model(new, past_key_values=cache).logits[:, -1].double().log_softmax(-1))
+    return torch.stack(found, dim=1)
 
 
 def measure_perplexity(model_name: str, names: list[str], arguments: argparse.Namespace) -> Iterator[dict]:
@@ -208,8 +209,11 @@ def measure_perplexity(model_name: str, names: list[str], arguments: argparse.Na
     print(f"{model_name}: training", file=sys.stderr)
     model = train(small_models()[model_name](), ids[:cut], arguments.steps)
     windows = ids[cut:].unfold(0, WINDOW, WINDOW)[: arguments.windows]
+    baseline = predictions(BASELINE, model, windows)
     for name in names:
-        value = perplexity(name, model, windows)
+        found = predictions(name, model, windows)
+        value = float(found.gather(-1, windows[:, PROMPT:, None]).mean().neg().exp())
+        kl = float((baseline.exp() * (baseline - found)).sum(-1).mean())
         yield {
             "status": "ok" if math.isfinite(value) else "nonfinite",
             "benchmark_name": "hf_perplexity",
@@ -217,6 +221,7 @@ def measure_perplexity(model_name: str, names: list[str], arguments: argparse.Na
             "model": f"{model_name}, {arguments.steps} steps on {arguments.text.name}",
             "num_tokens": windows.shape[0] * (WINDOW - PROMPT),
             "perplexity": value if math.isfinite(value) else None,
+            "mean_kl": kl if math.isfinite(kl) else None,
         }
 
 

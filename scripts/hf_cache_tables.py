@@ -32,10 +32,11 @@ def speed_table(records: list[dict]) -> str:
 
 
 def perplexity_table(records: list[dict]) -> str:
-    lines = ["| trained model | cache | perplexity |", "|:--|:--|--:|"]
+    lines = ["| trained model | cache | perplexity | KL from float32, nats |", "|:--|:--|--:|--:|"]
     for record in records:
         found = "not finite" if record["perplexity"] is None else f"{record['perplexity']:.5f}"
-        lines.append(f"| {record['model']} | {record['cache']} | {found} |")
+        kl = "" if record.get("mean_kl") is None else f"{record['mean_kl']:.1e}"
+        lines.append(f"| {record['model']} | {record['cache']} | {found} | {kl} |")
     return "\n".join(lines)
 
 
