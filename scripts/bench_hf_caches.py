@@ -191,8 +191,8 @@ def train(model: Model, ids: Tensor, steps: int) -> Model:
 
 @torch.no_grad()
 def predictions(name: str, model: Model, windows: Tensor) -> Tensor:
-    """Log-probabilities, float64 [windows, tokens, vocab_size], of what follows each window's prompt, predicted
-    through the cache."""
+    """Log-probabilities, float64 [windows, tokens, vocab_size], of what follows each window's prompt,
+    predicted through the cache."""
     cache = make_cache(name, model, WINDOW)
     found = []
     for end in range(PROMPT, WINDOW):
