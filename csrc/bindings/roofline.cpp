@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <optional>
 #include <span>
 #include <string>
@@ -50,14 +49,14 @@ std::vector<std::string> model_names() {
 }
 
 rl::ModelShape model_preset(const std::string& name) {
-  const std::vector<std::string> names = model_names();
-  const auto found = std::find_if(names.begin(), names.end(), [&](const std::string& known) {
+  const auto named = [&](const std::string& known) {
     return rl::normal_name(known) == rl::normal_name(name);
-  });
-  if (found == names.end()) rl::unknown_name("model", name, names);
-  const std::vector<std::string> gpt2 = preset_names();
-  return std::find(gpt2.begin(), gpt2.end(), *found) != gpt2.end() ? gpt2_preset(*found)
-                                                                   : rl::llama_preset(*found);
+  };
+  for (const std::string& known : preset_names())
+    if (named(known)) return gpt2_preset(known);
+  for (const rl::ModelShape& model : rl::llama_presets())
+    if (named(model.name)) return model;
+  rl::unknown_name("model", name, model_names());
 }
 
 // What a model of a name or of sizes is checked for, once, here.

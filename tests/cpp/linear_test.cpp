@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/reference/gpt2_step.h"
 #include "tests/cpp/isa_fixture.h"
@@ -113,7 +114,7 @@ TEST_P(Linear, AnyNumberOfThreads) {
   for (const WeightFormat format : kFormats) {
     LinearTensors t({.dtype = DType::kFloat32,
                      .in = 800,
-                     .out_size = 80 * 64 + 1,  // more runs of tasks than any of these has threads
+                     .out_size = 80 * 64 + 1,  // more tasks than any of these has threads
                      .weight_format = format});
     std::vector<float> alone;
     for (const int threads : {1, 2, 3, 70}) {
