@@ -1,5 +1,5 @@
-// The products of a decode step: a few rows times a weight matrix, with what stands before and after fused
-// in. Parameters shared by every backend, and the CPU entry point.
+// Linear layers: rows times a weight matrix, with what stands before and after fused in. Parameters shared by
+// every backend, and the CPU entry point.
 #pragma once
 
 #include <algorithm>

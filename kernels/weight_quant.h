@@ -1,4 +1,4 @@
-// Weights of linear layers to codes and back (weight_format.h).
+// Weights of linear layers to codes (weight_format.h).
 #pragma once
 
 #include <cstdint>
@@ -18,15 +18,6 @@ struct QuantizeWeightParams {
   std::int64_t in = 0;
 };
 
-struct DequantizeWeightParams {
-  const void* codes = nullptr;
-  const void* scale = nullptr;
-  WeightFormat format = WeightFormat::kInt8Rows;
-  float* out = nullptr;  // [out_size, in]
-  std::int64_t out_size = 0;
-  std::int64_t in = 0;
-};
-
 namespace cpu {
 
 // kInt8Rows: a row's scale is absmax / 127. kInt4Groups: a group's scale is the best of a few by squared
@@ -34,8 +25,6 @@ namespace cpu {
 // codes cannot keep, if there is one: it holds a NaN or an infinity, or needs a scale beyond float16 (a
 // weight of 680,000).
 std::optional<std::int64_t> quantize_weight(const QuantizeWeightParams& params);
-
-void dequantize_weight(const DequantizeWeightParams& params);
 
 }  // namespace cpu
 }  // namespace kvfuse

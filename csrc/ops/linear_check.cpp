@@ -10,6 +10,9 @@
 namespace kvfuse::ops {
 namespace {
 
+// With more, int8 codes would leave the rows of x few levels (activation_levels).
+constexpr std::int64_t kMostInputsOfCodes = 1 << 20;
+
 c10::SymInt in_size(const at::Tensor& x) { return x.sym_size(x.dim() - 1); }
 
 void check_groups(const char* op, const NamedTensor& arg) {
@@ -34,6 +37,8 @@ void check_weight(const LinearArguments& args) {
   check_shape(kLinear, weight, std::array{out, grouped ? in / 2 : in},
               grouped ? "out, half the inputs of x" : "out, the inputs of x");
   check_contiguous(kLinear, weight);
+  TORCH_CHECK_VALUE(format == WeightFormat::kFloat || is_true(in.sym_le(kMostInputsOfCodes)), kLinear,
+                    ": expected x with at most ", kMostInputsOfCodes, " inputs beside codes, got ", in);
   const bool given = is_given(args.weight_scale);
   TORCH_CHECK_VALUE(
       given == (format != WeightFormat::kFloat), kLinear, ": expected ",

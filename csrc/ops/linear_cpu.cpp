@@ -13,10 +13,8 @@
 namespace kvfuse::ops {
 namespace {
 
-// A decode step's batch. With more, products of tiles (oneDNN, MKL) win, although codes are written out
-// first.
-constexpr std::int64_t kKernelRows = 16;
-constexpr std::int64_t kKernelInputs = 1 << 20;  // int8 codes would leave the activations few levels
+// With more, products of tiles by oneDNN or MKL win where weights are floats (docs/decisions.md).
+constexpr std::int64_t kKernelRows = 32;
 
 at::Tensor value_or_none(const std::optional<at::Tensor>& tensor) {
   return is_given(tensor) ? *tensor : at::Tensor();
@@ -24,20 +22,6 @@ at::Tensor value_or_none(const std::optional<at::Tensor>& tensor) {
 
 const void* pointer_of(const std::optional<at::Tensor>& tensor) {
   return is_given(tensor) ? tensor->const_data_ptr() : nullptr;
-}
-
-at::Tensor weight_values(const LinearArguments& args) {
-  const WeightFormat format = weight_format_of(args.weight);
-  if (format == WeightFormat::kFloat) return args.weight;
-  const std::int64_t out_size = args.weight.size(0), in = args.x.size(-1);
-  const at::Tensor values = at::empty({out_size, in}, args.x.options().dtype(at::kFloat));
-  cpu::dequantize_weight({.codes = args.weight.const_data_ptr(),
-                          .scale = args.weight_scale->const_data_ptr(),
-                          .format = format,
-                          .out = values.mutable_data_ptr<float>(),
-                          .out_size = out_size,
-                          .in = in});
-  return values.to(args.x.scalar_type());
 }
 
 at::Tensor by_aten(const LinearArguments& args) {
@@ -48,7 +32,7 @@ at::Tensor by_aten(const LinearArguments& args) {
                        bias.defined() ? bias.to(at::kFloat) : bias, args.norm_epsilon)
             .to(args.x.scalar_type());
   }
-  const at::Tensor out = at::linear(x, weight_values(args), value_or_none(args.bias));
+  const at::Tensor out = at::linear(x, args.weight, value_or_none(args.bias));
   if (args.gelu == "none") return out;
   return at::gelu(out, args.gelu == "tanh" ? "tanh" : "none");
 }
@@ -61,7 +45,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
   at::Tensor out = empty_linear_result(x, weight);
   if (out.numel() == 0) return out;
   const std::int64_t in = x.size(-1), rows = x.numel() / in;
-  if (rows > kKernelRows || in > kKernelInputs) return by_aten(args);
+  const WeightFormat format = weight_format_of(weight);
+  if (format == WeightFormat::kFloat && rows > kKernelRows) return by_aten(args);
   // The kernel normalises rows of float32, as the residual stream of a model is.
   const at::Tensor input = (is_given(norm_weight) ? x.to(at::kFloat) : x).contiguous();
   const DType dtype = to_dtype(x.scalar_type()).value();
@@ -74,7 +59,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
                .out = out.mutable_data_ptr(),
                .dtype = dtype,
                .out_dtype = dtype,
-               .weight_format = weight_format_of(weight),
+               .weight_format = format,
                .epilogue = epilogue_of(gelu),
                .norm_epsilon = static_cast<float>(norm_epsilon),
                .rows = rows,

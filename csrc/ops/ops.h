@@ -85,8 +85,8 @@ KVFUSE_OPS_API at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tenso
 // gelu(linear(layernorm(x))) of x [..., in] (float32, bfloat16 or float16, any strides): [..., out], of its
 // dtype. CPU only. All else is contiguous, bias [out] and the norm's parameters [in] of the dtype of x; no
 // layernorm without norm_weight. The weight is [out, in] of the dtype of x, or what quantize_weight gave:
-// then rows of x are rounded too, and products are sums of integers. More than 16 rows go to ATen, over the
-// values of codes. `gelu`: "none", "tanh" or "exact".
+// then rows of x are rounded too, and products are sums of integers. More than 32 rows beside a float weight
+// go to ATen. `gelu`: "none", "tanh" or "exact".
 KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& bias = std::nullopt,
                                  const std::optional<at::Tensor>& weight_scale = std::nullopt,

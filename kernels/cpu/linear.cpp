@@ -1,5 +1,5 @@
-// A few rows times a weight matrix. Weights are read once, row after row as they lie in memory: one stream a
-// core is what hardware prefetchers follow best.
+// Rows times a weight matrix. Weights are read from memory once, row after row as they lie there: one stream
+// a core is what hardware prefetchers follow best.
 #include "kernels/linear.h"
 
 #include <algorithm>
@@ -15,9 +15,11 @@
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
 
-constexpr std::int64_t kOutputsPerTask = 64;        // 200 KB of float32 weights at a width of 768
-constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
-constexpr int kRowsAtOnce = 4;                      // that share a weight in a register
+constexpr std::int64_t kOutputsPerTask = 64;         // 200 KB of float32 weights at a width of 768
+constexpr std::int64_t kBytesPerWorker = 64 << 10;   // 4 us of reading; waking a thread takes 1 us or more
+constexpr std::int64_t kInputsPerWorker = 16 << 10;  // of x, as long
+
+constexpr int kRowsAtOnce = 4;  // that share a weight in a register
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are. A single row of x takes
 // one: a core's stream from memory is fastest alone.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
@@ -32,18 +34,18 @@ constexpr std::int64_t int4_stride_of(std::int64_t in) {
   return (in + kInputs - 1) / kInputs * kInputs + 64;
 }
 
-// The rows of x as the products take them.
+// The rows of x as the products take them, and a worker's room to prepare one.
 struct Inputs {
-  std::int64_t stride = 0;  // elements from row to row
-  float* values = nullptr;
-  float* parameter = nullptr;     // room for a row of the layernorm's
+  std::int64_t stride = 0;        // elements from row to row
+  float* values = nullptr;        // beside codes of weights a row a worker
+  float* parameter = nullptr;     // of the layernorm, a row a worker
   std::int16_t* codes = nullptr;  // beside int8 weights: x = code * scale
   float* scale = nullptr;
   Int4Inputs int4;
 };
 
 // Room in this thread's scratch memory; nothing is written.
-Inputs take_scratch(const LinearParams& p) {
+Inputs take_scratch(const LinearParams& p, int workers) {
   Inputs inputs;
   inputs.stride = stride_of(p.in);
   std::int64_t bytes = 0;
@@ -53,8 +55,8 @@ Inputs take_scratch(const LinearParams& p) {
     bytes += padded(count * static_cast<std::int64_t>(sizeof(T)));
   };
   const auto cut_all = [&] {
-    cut(inputs.values, p.rows * inputs.stride);
-    cut(inputs.parameter, inputs.stride);
+    cut(inputs.values, (p.weight_format == WeightFormat::kFloat ? p.rows : workers) * inputs.stride);
+    cut(inputs.parameter, workers * inputs.stride);
     if (p.weight_format == WeightFormat::kInt8Rows) {
       cut(inputs.codes, p.rows * inputs.stride);
       cut(inputs.scale, p.rows);
@@ -107,8 +109,7 @@ float absmax_of(const float* x, std::int64_t count) {
   return spoilt_sum == 0.0F ? reduce_max(most) : spoilt_sum;
 }
 
-void round_row(const LinearParams& p, const Inputs& inputs, std::int64_t row) {
-  const float* x = inputs.values + row * inputs.stride;
+void round_row(const float* x, const LinearParams& p, const Inputs& inputs, std::int64_t row) {
   std::int16_t* codes = inputs.codes + row * inputs.stride;
   const auto levels = static_cast<float>(activation_levels(p.in));
   const float absmax = absmax_of(x, inputs.stride);
@@ -145,18 +146,16 @@ void round_groups(const float* x, std::int64_t in, const Int4Inputs& out) {
   }
 }
 
-// Rows converted to float32, normalised and rounded as the products need them.
-void prepare(const LinearParams& p, const Inputs& inputs) {
+// A row converted to float32, normalised and rounded as the products need it.
+void prepare(const LinearParams& p, const Inputs& inputs, std::int64_t row, int worker) {
   const bool normalised = p.norm_weight != nullptr;
   const DType dtype = normalised ? DType::kFloat32 : p.dtype;
-  for (std::int64_t row = 0; row < p.rows; ++row) {
-    float* x = inputs.values + row * inputs.stride;
-    read_row(static_cast<const char*>(p.x) + row * p.in * element_bytes(dtype), dtype, p.in, x);
-    std::fill(x + p.in, x + inputs.stride, 0.0F);
-    if (normalised) layer_norm(x, p, inputs.parameter);
-    if (p.weight_format == WeightFormat::kInt8Rows) round_row(p, inputs, row);
-    if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
-  }
+  float* x = inputs.values + (p.weight_format == WeightFormat::kFloat ? row : worker) * inputs.stride;
+  read_row(static_cast<const char*>(p.x) + row * p.in * element_bytes(dtype), dtype, p.in, x);
+  std::fill(x + p.in, x + inputs.stride, 0.0F);
+  if (normalised) layer_norm(x, p, inputs.parameter + worker * inputs.stride);
+  if (p.weight_format == WeightFormat::kInt8Rows) round_row(x, p, inputs, row);
+  if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
 }
 
 Vec activated(Vec x, Epilogue epilogue) {
@@ -254,21 +253,24 @@ void apply_scales(const LinearParams& p, const Inputs& inputs, std::int64_t row,
   for (std::int64_t i = 0; i < count; ++i) sums[i] *= weight_scale[i] * inputs.scale[row];
 }
 
+// As many rows from `first` on as there are, kRows at most; returns how many.
+template <int kRows, typename W>
+std::int64_t multiply_rows(const LinearParams& p, const Inputs& inputs, std::int64_t first,
+                           std::int64_t begin, std::int64_t end, float (*sums)[kOutputsPerTask]) {
+  if constexpr (kRows > 1) {
+    constexpr int kFewer = kRows / 2;
+    if (p.rows - first < kRows) return multiply_rows<kFewer, W>(p, inputs, first, begin, end, sums);
+  }
+  multiply<kRows, W>(p, inputs, first, begin, end, sums);
+  return kRows;
+}
+
 template <typename W>
 void run_task(const LinearParams& p, const Inputs& inputs, std::int64_t begin, std::int64_t end) {
+  alignas(64) float sums[kRowsAtOnce][kOutputsPerTask] = {};
   // Rows in groups: for all but the first the weights come from the caches.
   for (std::int64_t first = 0; first < p.rows;) {
-    alignas(64) float sums[kRowsAtOnce][kOutputsPerTask] = {};
-    std::int64_t count = 1;
-    if (p.rows - first >= kRowsAtOnce) {
-      multiply<kRowsAtOnce, W>(p, inputs, first, begin, end, sums);
-      count = kRowsAtOnce;
-    } else if (p.rows - first >= 2) {
-      multiply<2, W>(p, inputs, first, begin, end, sums);
-      count = 2;
-    } else {
-      multiply<1, W>(p, inputs, first, begin, end, sums);
-    }
+    const std::int64_t count = multiply_rows<kRowsAtOnce, W>(p, inputs, first, begin, end, sums);
     for (std::int64_t row = 0; row < count; ++row) {
       if (inputs.codes != nullptr) apply_scales(p, inputs, first + row, begin, end - begin, sums[row]);
       finish(p, first + row, begin, end - begin, sums[row]);
@@ -290,9 +292,11 @@ void linear(const LinearParams& p) {
   const std::int64_t tasks = (p.out_size + kOutputsPerTask - 1) / kOutputsPerTask;
   const std::int64_t weight_bytes = p.out_size * (weight_row_bytes(p.weight_format, p.dtype, p.in) +
                                                   scale_row_bytes(p.weight_format, p.in));
+  const int preparing = worker_count(std::min(p.rows, p.rows * p.in / kInputsPerWorker));
   const int workers = worker_count(std::min(tasks, weight_bytes / kBytesPerWorker));
-  const Inputs inputs = take_scratch(p);
-  prepare(p, inputs);
+  const Inputs inputs = take_scratch(p, std::max(preparing, 1));
+  parallel_tasks(p.rows, preparing,
+                 [&](std::int64_t row, std::int64_t, int worker) { prepare(p, inputs, row, worker); });
   with_weight_type(p, [&](auto element) {
     parallel_tasks(tasks, workers, [&](std::int64_t task, std::int64_t, int) {
       const std::int64_t begin = task * kOutputsPerTask;

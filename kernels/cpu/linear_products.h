@@ -1,13 +1,47 @@
 // A few rows of x times rows of a weight, for every format that weights are kept in.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "kernels/cpu/simd.h"
 #include "kernels/linear.h"
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
+
+// f(0) ... f(kCount - 1) with constants: sums in arrays that a loop indexed would go through memory (GCC 12).
+template <int kCount, typename F>
+[[gnu::always_inline]] inline void unrolled(F&& f) {
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, kIndex>{}), ...);
+  }
+  (std::make_integer_sequence<int, kCount>{});
+}
+
+// sums[row][output] = the lane sums of parts[row][output].
+template <typename Part, int kRows, int kOutputs>
+[[gnu::always_inline]] inline void sum_lanes(const Part (&parts)[kRows][kOutputs],
+                                             float (&sums)[kRows][kOutputs]) {
+  constexpr int kSums = kRows * kOutputs;
+  float* out = sums[0];
+  unrolled<(kSums + 7) / 8>([&](auto block) {
+    constexpr int kFirst = 8 * block;
+    Part eight[8];
+    unrolled<8>([&](auto i) {
+      constexpr int kAt = std::min(kFirst + i, kSums - 1);
+      eight[i] = parts[kAt / kOutputs][kAt % kOutputs];
+    });
+    if constexpr (kFirst + 8 <= kSums) {
+      sum_rows8(eight, out + kFirst);
+    } else {
+      float totals[8];
+      sum_rows8(eight, totals);
+      std::copy_n(totals, kSums - kFirst, out + kFirst);
+    }
+  });
+}
 
 // sums[row][output] = the product of row `output` of `weight` with row `row` of x. A product is one chain of
 // sums, the same for any number of rows: a row's bits are the same alone and in a batch.
@@ -15,51 +49,59 @@ template <int kRows, int kOutputs, typename W>
 void products(const W* weight, const float* x, std::int64_t stride, std::int64_t in,
               float (&sums)[kRows][kOutputs]) {
   Vec chains[kRows][kOutputs];
-  for (auto& row : chains)
-    for (Vec& chain : row) chain = zero();
+  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = zero(); }); });
   std::int64_t i = 0;
   for (; i + kLanes <= in; i += kLanes) {
     Vec w[kOutputs];
-    for (int o = 0; o < kOutputs; ++o) {
+    unrolled<kOutputs>([&](auto o) {
       w[o] = load(weight + o * in + i);
       if (kOutputs > 1) __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kLanes);
-    }
-    for (int row = 0; row < kRows; ++row) {
+    });
+    unrolled<kRows>([&](auto row) {
       const Vec values = load(x + row * stride + i);
-      for (int o = 0; o < kOutputs; ++o) chains[row][o] = fma(w[o], values, chains[row][o]);
-    }
+      unrolled<kOutputs>([&](auto o) { chains[row][o] = fma(w[o], values, chains[row][o]); });
+    });
   }
+  if constexpr (kRows * kOutputs == 1)
+    sums[0][0] = reduce_add(chains[0][0]);
+  else
+    sum_lanes(chains, sums);
   for (int row = 0; row < kRows; ++row)
-    for (int o = 0; o < kOutputs; ++o) {
-      sums[row][o] = reduce_add(chains[row][o]);
+    for (int o = 0; o < kOutputs; ++o)
       for (std::int64_t j = i; j < in; ++j)
         sums[row][o] += to_float(weight[o * in + j]) * x[row * stride + j];
-    }
 }
 
-// The same in integers: exact, in whatever order.
+// The same in integers: exact, in whatever order. Rows of x go on with zeros, for a whole vector at least.
 template <int kRows, int kOutputs>
 void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t stride, std::int64_t in,
               float (&sums)[kRows][kOutputs]) {
   CodeSum parts[kRows][kOutputs];
-  for (auto& row : parts)
-    for (CodeSum& part : row) part = code_zero();
-  std::int64_t i = 0;
-  for (; i + kCodeLanes <= in; i += kCodeLanes) {
+  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { parts[row][o] = code_zero(); }); });
+  const auto step = [&](const std::int8_t* codes, std::int64_t codes_stride, std::int64_t i) {
     CodeVec w[kOutputs];
-    for (int o = 0; o < kOutputs; ++o) {
-      w[o] = load_codes(weight + o * in + i);
-      if (kOutputs > 1) __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kCodeLanes);
-    }
-    for (int row = 0; row < kRows; ++row)
-      for (int o = 0; o < kOutputs; ++o) parts[row][o] = code_dot(parts[row][o], w[o], x + row * stride + i);
+    unrolled<kOutputs>([&](auto o) { w[o] = load_codes(codes + o * codes_stride); });
+    unrolled<kRows>([&](auto row) {
+      unrolled<kOutputs>(
+          [&](auto o) { parts[row][o] = code_dot(parts[row][o], w[o], x + row * stride + i); });
+    });
+  };
+  const std::int64_t whole = in / kCodeLanes * kCodeLanes;
+  for (std::int64_t i = 0; i < whole; i += kCodeLanes) {
+    for (int o = 0; kOutputs > 1 && o < kOutputs; ++o)
+      __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kCodeLanes);
+    step(weight + i, in, i);
   }
-  for (int row = 0; row < kRows; ++row)
-    for (int o = 0; o < kOutputs; ++o) {
-      std::int32_t sum = exact_sum(folded(parts[row][o]));
-      for (std::int64_t j = i; j < in; ++j) sum += weight[o * in + j] * x[row * stride + j];
-      sums[row][o] = static_cast<float>(sum);
-    }
+  if (whole < in) {
+    alignas(64) std::int8_t rest[kOutputs][kCodeLanes] = {};
+    for (int o = 0; o < kOutputs; ++o)
+      std::memcpy(rest[o], weight + o * in + whole, static_cast<std::size_t>(in - whole));
+    step(rest[0], kCodeLanes, whole);
+  }
+  IntVec lanes[kRows][kOutputs];
+  unrolled<kRows>(
+      [&](auto row) { unrolled<kOutputs>([&](auto o) { lanes[row][o] = folded(parts[row][o]); }); });
+  sum_lanes(lanes, sums);
 }
 
 // One row of x with kFolded weight rows, which follow one another as memory does; their sums are folded

@@ -49,7 +49,7 @@ inline Vec keep_if_not_less(Vec x, Vec a, Vec b) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), x);
 }
 
-// out[i] = sum of the lanes of rows[i].
+// out[i] = reduce_add(rows[i]), to the bit.
 inline void sum_rows8(const Vec (&rows)[8], float* out) {
   __m256 halves[8];
   for (int i = 0; i < 8; ++i) halves[i] = _mm256_add_ps(low_half(rows[i]), high_half(rows[i]));
@@ -67,26 +67,25 @@ inline void quantize(Vec x, std::int16_t* codes) {
 
 // Codes in a register for several rows of 16-bit values, with sums that stay integers.
 using CodeVec = __m512i;
-struct CodeSum {
-  __m512i lanes;
-};
+// By its elements, not as __m512i: GCC 12 copies a sum at each code_dot if its type changes there.
+using CodeSum = __v16si;
 constexpr int kCodeLanes = 32;
 
-inline CodeSum code_zero() { return {_mm512_setzero_si512()}; }
+inline CodeSum code_zero() { return CodeSum{}; }
 inline CodeVec load_codes(const std::int8_t* codes) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
 }
 inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
   const __m512i values = _mm512_loadu_si512(x);
 #if defined(__AVX512VNNI__)
-  return {_mm512_dpwssd_epi32(acc.lanes, codes, values)};
+  return CodeSum(_mm512_dpwssd_epi32(__m512i(acc), codes, values));
 #else
-  return {_mm512_add_epi32(acc.lanes, _mm512_madd_epi16(codes, values))};
+  return acc + CodeSum(_mm512_madd_epi16(codes, values));
 #endif
 }
-inline CodeSum add(CodeSum a, CodeSum b) { return {_mm512_add_epi32(a.lanes, b.lanes)}; }
+inline CodeSum add(CodeSum a, CodeSum b) { return a + b; }
 inline IntVec folded(CodeSum x) {
-  return _mm256_add_epi32(_mm512_castsi512_si256(x.lanes), _mm512_extracti64x4_epi64(x.lanes, 1));
+  return _mm256_add_epi32(_mm512_castsi512_si256(__m512i(x)), _mm512_extracti64x4_epi64(__m512i(x), 1));
 }
 
 constexpr int kNibbleGroups = 4;

@@ -18,12 +18,18 @@ inline float reduce_max(__m256 x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-// out[i] = sum of the lanes of rows[i].
+// out[i] = reduce_add(rows[i]), to the bit.
 inline void sum_rows8(const __m256 (&rows)[8], float* out) {
-  const __m256 ab = _mm256_hadd_ps(_mm256_hadd_ps(rows[0], rows[1]), _mm256_hadd_ps(rows[2], rows[3]));
-  const __m256 cd = _mm256_hadd_ps(_mm256_hadd_ps(rows[4], rows[5]), _mm256_hadd_ps(rows[6], rows[7]));
-  _mm256_storeu_ps(out,
-                   _mm256_add_ps(_mm256_permute2f128_ps(ab, cd, 0x20), _mm256_permute2f128_ps(ab, cd, 0x31)));
+  __m256 four[4];  // of rows i and i + 4
+  for (int i = 0; i < 4; ++i)
+    four[i] = _mm256_add_ps(_mm256_permute2f128_ps(rows[i], rows[i + 4], 0x20),
+                            _mm256_permute2f128_ps(rows[i], rows[i + 4], 0x31));
+  __m256 two[2];  // of rows 2i, 2i + 1, 2i + 4 and 2i + 5
+  for (int i = 0; i < 2; ++i)
+    two[i] = _mm256_add_ps(_mm256_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44),
+                           _mm256_shuffle_ps(four[2 * i], four[2 * i + 1], 0xEE));
+  _mm256_storeu_ps(
+      out, _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xDD)));
 }
 
 // Integer dot products of 16-bit queries with 8-bit rows, kIntLanes products at a time. 256 bits also on

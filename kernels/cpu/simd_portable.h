@@ -85,7 +85,7 @@ inline Vec keep_if_not_less(const Vec& x, const Vec& a, const Vec& b) {
   return map_lanes([&](int i) { return a.lane[i] < b.lane[i] ? 0.0F : x.lane[i]; });
 }
 
-// out[i] = sum of the lanes of rows[i].
+// out[i] = reduce_add(rows[i]), to the bit.
 inline void sum_rows8(const Vec (&rows)[8], float* out) {
   for (int i = 0; i < 8; ++i) out[i] = reduce_add(rows[i]);
 }

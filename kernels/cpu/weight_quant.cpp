@@ -1,4 +1,4 @@
-// Weights to codes and back, in plain loops that the compiler turns into vectors. No sum depends on how wide
+// Weights to codes, in plain loops that the compiler turns into vectors. No sum depends on how wide
 // those are, and multiplications and additions stay separate (-ffp-contract=off), so that every instruction
 // set gives the same codes.
 #include "kernels/weight_quant.h"
@@ -133,14 +133,6 @@ bool quantize_int4_row(const float* x, std::int64_t in, std::uint8_t* codes, Flo
   return true;
 }
 
-void dequantize_int4_row(const std::uint8_t* codes, const Float16* scales, std::int64_t in, float* out) {
-  for (std::int64_t g = 0; g < in / kInt4Group; ++g) {
-    const float scale = to_float(scales[g]);
-    for (int i = 0; i < kGroup; ++i)
-      out[g * kInt4Group + i] = static_cast<float>(int4_code(codes + g * kInt4GroupBytes, i)) * scale;
-  }
-}
-
 // Calls f(row) for all rows.
 template <typename F>
 void for_rows(std::int64_t rows, F&& f) {
@@ -170,21 +162,6 @@ std::optional<std::int64_t> quantize_weight(const QuantizeWeightParams& p) {
   });
   if (first_bad == p.out_size) return std::nullopt;
   return first_bad.load();
-}
-
-void dequantize_weight(const DequantizeWeightParams& p) {
-  for_rows(p.out_size, [&](std::int64_t row) {
-    const char* codes =
-        static_cast<const char*>(p.codes) + row * weight_row_bytes(p.format, DType::kFloat32, p.in);
-    const char* scale = static_cast<const char*>(p.scale) + row * scale_row_bytes(p.format, p.in);
-    float* out = p.out + row * p.in;
-    if (p.format == WeightFormat::kInt4Groups)
-      return dequantize_int4_row(reinterpret_cast<const std::uint8_t*>(codes),
-                                 reinterpret_cast<const Float16*>(scale), p.in, out);
-    const float factor = *reinterpret_cast<const float*>(scale);
-    for (std::int64_t i = 0; i < p.in; ++i)
-      out[i] = static_cast<float>(reinterpret_cast<const std::int8_t*>(codes)[i]) * factor;
-  });
 }
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

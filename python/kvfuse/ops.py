@@ -219,7 +219,7 @@ def linear(
     norm_epsilon: float = 1e-5,
     gelu: Literal["none", "tanh", "exact"] = "none",
 ) -> Tensor:
-    """gelu(linear(layernorm(x))) in one pass over the weight, for a few rows on the CPU.
+    """gelu(linear(layernorm(x))) in one pass over the weight, on the CPU.
 
     ``x`` [..., in] (float32, bfloat16 or float16, any strides) -> [..., out] of its dtype. ``bias`` [out],
     ``norm_weight`` and ``norm_bias`` [in] are of its dtype too; without ``norm_weight`` there is no norm.
@@ -227,7 +227,7 @@ def linear(
     ``weight`` is [out, in] of the dtype of ``x``, or the codes that ``quantize_weight`` gave, with their
     scales as ``weight_scale``. Beside codes the rows of ``x`` are rounded as well: beside int8 to a step of
     their largest element / 32767 (fewer steps from in = 516 on, so that sums fit 32 bits), beside int4 each
-    32 inputs to 127 steps. More than 16 rows go to PyTorch's own products, over the values of codes.
+    32 inputs to 127 steps. More than 32 rows beside a float weight go to PyTorch's own products.
 
     Raises:
         TypeError: a dtype.

@@ -19,7 +19,7 @@ def values_of(codes: Tensor, scale: Tensor) -> Tensor:
     return (groups.double() * scale.double()[:, :, None]).flatten(1)
 
 
-def inputs_of_products(given: dict, few: bool) -> tuple[Tensor, Tensor]:
+def inputs_of_products(given: dict, library: bool) -> tuple[Tensor, Tensor]:
     """The rows of x as a product takes them, in float64, and how far float32 can have moved each element."""
     x, dtype = given["x"].double(), given["x"].dtype
     if "norm_weight" in given:
@@ -29,13 +29,13 @@ def inputs_of_products(given: dict, few: bool) -> tuple[Tensor, Tensor]:
         x = functional.layer_norm(x, x.shape[-1:], *parameters, given.get("norm_epsilon", 1e-5))
     noise = FLOAT32_NOISE * x.abs().amax(-1, True)
     low, high = x - noise, x + noise  # rounding is monotonic: what lies between stays between
-    if few and "weight_scale" in given:
+    if "weight_scale" in given:
         int8 = given["weight"].dtype == torch.int8
         levels = min(32767, (2**31 - 1) // (127 * x.shape[-1])) if int8 else 127
         groups = x.unflatten(-1, (-1, x.shape[-1] if int8 else 32))
         step = (groups.abs().amax(-1, True) / levels).expand_as(groups).flatten(-2).clamp(min=1e-30)
         low, high = (low / step).round() * step - noise, (high / step).round() * step + noise
-    elif not few:
+    elif library:
         low, high = low.to(dtype).double(), high.to(dtype).double()
     return (low + high) / 2, (high - low) / 2
 
@@ -43,19 +43,17 @@ def inputs_of_products(given: dict, few: bool) -> tuple[Tensor, Tensor]:
 def assert_right(out: Tensor, given: dict) -> None:
     """Against PyTorch's own operators in float64.
 
-    What the operator says it rounds before the product is rounded here too: up to 16 rows of x to integers
-    beside codes, with more rows a layernorm's result and the values of codes to the dtype. So these move a
-    result only where float32 ends on the other side of a tie. What is left is the rounding of float32, of the
-    result to its dtype and, with more rows, of what GELU (a slope of 1.13 at most) is given.
+    What the operator says it rounds before the product is rounded here too: rows of x to integers beside
+    codes, a layernorm's result to the dtype where the products are PyTorch's. So these move a result only
+    where float32 ends on the other side of a tie. What is left is the rounding of float32, of the result to
+    its dtype and, from PyTorch's products, of what GELU (a slope of 1.13 at most) is given.
     """
     x, dtype, gelu = given["x"], given["x"].dtype, given.get("gelu", "none")
-    few = x.numel() <= 16 * x.shape[-1]
     weight, scale, bias = given["weight"], given.get("weight_scale"), given.get("bias")
-    if scale is not None:
-        weight = values_of(weight, scale)
-        weight = weight if few else weight.float().to(dtype)
-    weight, bias = weight.double(), None if bias is None else bias.double()
-    inputs, moved = inputs_of_products(given, few)
+    library = scale is None and x.numel() > 32 * x.shape[-1]
+    weight = weight.double() if scale is None else values_of(weight, scale)
+    bias = None if bias is None else bias.double()
+    inputs, moved = inputs_of_products(given, library)
 
     def rounding(values: Tensor) -> Tensor:
         return torch.finfo(dtype).eps / 2 * values.abs().clamp(min=torch.finfo(dtype).tiny)
@@ -64,7 +62,7 @@ def assert_right(out: Tensor, given: dict) -> None:
     sizes = functional.linear(inputs.abs(), weight.abs(), None if bias is None else bias.abs())
     allowed = moved @ weight.abs().T + FLOAT32_NOISE * sizes
     if gelu != "none":
-        if not few:
+        if library:
             allowed = allowed + rounding(want.abs() + allowed)
         want = functional.gelu(want, approximate="tanh" if gelu == "tanh" else "none")
         allowed = 1.13 * allowed + FLOAT32_NOISE * (1 + want.abs())

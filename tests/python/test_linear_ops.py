@@ -18,7 +18,7 @@ CALLS = int(os.environ.get("KVFUSE_FUZZ_CALLS", "1000"))
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("weight_format", FORMATS)
 def test_linear(weight_format, dtype):
-    for rows in [(), (1,), (2, 2), (16,), (17,), (5, 8), (0,)]:
+    for rows in [(), (1,), (2, 2), (32,), (33,), (5, 8), (0,)]:
         for norm in (False, True):
             for gelu in ("none", "tanh", "exact"):
                 given = arguments_of(weight_format, dtype, rows, norm=norm, bias=norm, gelu=gelu)
@@ -136,6 +136,11 @@ BAD_ARGUMENTS = {
         ValueError,
         "expected x with a last dimension that is a multiple of 32, "
         "the inputs that share a scale of int4 codes, got 48",
+    ),
+    "too_many_inputs": (
+        {"x": torch.zeros(1, 2**20 + 32), "weight": torch.zeros(1, 2**20 + 32).char()},
+        ValueError,
+        "expected x with at most 1048576 inputs beside codes, got 1048608",
     ),
     "no_scale": (
         {"weight": CODES},
