@@ -13,7 +13,7 @@ std::optional<std::int64_t> quantize_weight(const QuantizeWeightParams& params);
 std::uint64_t read_memory(const void* data, std::int64_t bytes, int streams);
 
 extern const KernelTable kKernels;
-const KernelTable kKernels = {decode_attention, prefill_attention, kv_append,       quantize_kv,
-                              dequantize_kv,    linear,            quantize_weight, read_memory};
+const KernelTable kKernels = {decode_attention, prefill_attention, kv_append,  quantize_kv, dequantize_kv,
+                              linear,           quantize_weight,   read_memory};
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE
