@@ -1,4 +1,6 @@
 // The operators of linear layers on the CPU.
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
@@ -24,15 +26,29 @@ const void* pointer_of(const std::optional<at::Tensor>& tensor) {
   return is_given(tensor) ? tensor->const_data_ptr() : nullptr;
 }
 
+at::Tensor normalised(const LinearArguments& args) {
+  if (!is_given(args.norm_weight)) return args.x;
+  const at::Tensor bias = value_or_none(args.norm_bias);
+  return at::layer_norm(args.x.to(at::kFloat), {args.x.size(-1)}, args.norm_weight->to(at::kFloat),
+                        bias.defined() ? bias.to(at::kFloat) : bias, args.norm_epsilon)
+      .to(args.x.scalar_type());
+}
+
+// PyTorch's oneDNN product with an elementwise function fused behind it. at::linear sends float32 to MKL,
+// which is slower on AMD machines (docs/decisions.md); the weight needs no repacking.
+at::Tensor by_onednn(const LinearArguments& args) {
+  using Scalars = c10::List<std::optional<at::Scalar>>;
+  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                               std::string_view, Scalars, std::optional<std::string_view>);
+  static const auto product =
+      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Signature>();
+  const bool plain = args.gelu == "none";
+  return product.call(normalised(args), args.weight, args.bias, plain ? "none" : "gelu", Scalars(),
+                      args.gelu == "tanh" ? "tanh" : "none");
+}
+
 at::Tensor by_aten(const LinearArguments& args) {
-  at::Tensor x = args.x;
-  if (is_given(args.norm_weight)) {
-    const at::Tensor bias = value_or_none(args.norm_bias);
-    x = at::layer_norm(x.to(at::kFloat), {x.size(-1)}, args.norm_weight->to(at::kFloat),
-                       bias.defined() ? bias.to(at::kFloat) : bias, args.norm_epsilon)
-            .to(args.x.scalar_type());
-  }
-  const at::Tensor out = at::linear(x, args.weight, value_or_none(args.bias));
+  const at::Tensor out = at::linear(normalised(args), args.weight, value_or_none(args.bias));
   if (args.gelu == "none") return out;
   return at::gelu(out, args.gelu == "tanh" ? "tanh" : "none");
 }
@@ -46,7 +62,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
   if (out.numel() == 0) return out;
   const std::int64_t in = x.size(-1), rows = x.numel() / in;
   const WeightFormat format = weight_format_of(weight);
-  if (format == WeightFormat::kFloat && rows > kKernelRows) return by_aten(args);
+  if (format == WeightFormat::kFloat && rows > kKernelRows)
+    return x.scalar_type() == at::kFloat ? by_onednn(args) : by_aten(args);
   // The kernel normalises rows of float32, as the residual stream of a model is.
   const at::Tensor input = (is_given(norm_weight) ? x.to(at::kFloat) : x).contiguous();
   const DType dtype = to_dtype(x.scalar_type()).value();

@@ -19,7 +19,8 @@ constexpr std::int64_t kOutputsPerTask = 64;         // 200 KB of float32 weight
 constexpr std::int64_t kBytesPerWorker = 64 << 10;   // 4 us of reading; waking a thread takes 1 us or more
 constexpr std::int64_t kInputsPerWorker = 16 << 10;  // of x, as long
 
-constexpr int kRowsAtOnce = 4;  // that share a weight in a register
+constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
+constexpr int kRowsAtOnce = 4;           // that share a weight in a register
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are. A single row of x takes
 // one: a core's stream from memory is fastest alone.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
@@ -286,9 +287,7 @@ void with_weight_type(const LinearParams& p, F&& f) {
   with_cache_type(p.weight_format == WeightFormat::kInt8Rows ? DType::kInt8 : p.dtype, f);
 }
 
-}  // namespace
-
-void linear(const LinearParams& p) {
+void multiply_all(const LinearParams& p) {
   const std::int64_t tasks = (p.out_size + kOutputsPerTask - 1) / kOutputsPerTask;
   const std::int64_t weight_bytes = p.out_size * (weight_row_bytes(p.weight_format, p.dtype, p.in) +
                                                   scale_row_bytes(p.weight_format, p.in));
@@ -303,6 +302,19 @@ void linear(const LinearParams& p) {
       run_task<decltype(element)>(p, inputs, begin, std::min(begin + kOutputsPerTask, p.out_size));
     });
   });
+}
+
+}  // namespace
+
+void linear(const LinearParams& p) {
+  const DType x_dtype = p.norm_weight != nullptr ? DType::kFloat32 : p.dtype;
+  for (std::int64_t first = 0; first < p.rows; first += kMostRows) {
+    LinearParams piece = p;
+    piece.x = static_cast<const char*>(p.x) + first * p.in * element_bytes(x_dtype);
+    piece.out = static_cast<char*>(p.out) + first * p.out_size * element_bytes(p.out_dtype);
+    piece.rows = std::min(kMostRows, p.rows - first);
+    multiply_all(piece);
+  }
 }
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -147,6 +147,11 @@ TEST_P(Linear, RowAloneOrInABatch) {
   }
 }
 
+TEST_P(Linear, MoreRowsThanScratchHolds) {
+  for (const WeightFormat format : kFormats)
+    check({.dtype = DType::kFloat16, .rows = 517, .in = 32, .norm = true, .weight_format = format});
+}
+
 TEST_P(Linear, OneDamagedRowSpoilsNoOther) {
   for (const WeightFormat format : kFormats)
     for (const float damage :

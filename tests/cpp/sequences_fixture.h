@@ -60,8 +60,8 @@ class Sequences : public testing::TestWithParam<Case> {
   const Strategy& strategy() const { return GetParam().strategy; }
   bool is_int8() const { return strategy().kv_cache_dtype == KvCacheDtype::kInt8; }
   bool has_codes_for_weights() const { return strategy().weight_dtype != WeightDtype::kModel; }
-  // How far products of other shapes may be off, as a share of the largest. Codes of weights meet the rounded
-  // activations of a few tokens, and those of many in float.
+  // How far products of other shapes may be off, as a share of the largest. Beside codes of weights
+  // activations are rounded, and a little sends one to the next step.
   double rounding_of_products() const {
     return !has_codes_for_weights() ? 1e-5 : strategy().weight_dtype == WeightDtype::kInt4 ? 5e-2 : 1e-3;
   }

@@ -1,13 +1,12 @@
-"""What ``nn.Linear`` computes, by the library that reads its weights fastest."""
+"""What ``nn.Linear`` computes, by the operator that reads its weights fastest."""
 
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# PyTorch's own linear sends products of one row to MKL, which reads weights more slowly (docs/decisions.md).
-_onednn = torch.ops.mkldnn._linear_pointwise.default
+from kvfuse import ops
 
 
 def linear(module: nn.Module, x: Tensor, features: int | None = None) -> Tensor:
@@ -15,13 +14,14 @@ def linear(module: nn.Module, x: Tensor, features: int | None = None) -> Tensor:
     if not _is_plain(module):
         return module(x)[..., :features]
     weight, bias = module.weight[:features], module.bias if module.bias is None else module.bias[:features]
-    return _onednn(x, weight, bias, "none", [], "") if _suits_onednn(x) else F.linear(x, weight, bias)
+    return ops.linear(x, weight, bias) if _suits_fused(x, module) else F.linear(x, weight, bias)
 
 
 def linear_gelu(module: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """``activation(module(x))``, in one pass where it is GELU."""
-    if _suits_onednn(x) and _is_plain(module) and type(activation) is nn.GELU:
-        return _onednn(x, module.weight, module.bias, "gelu", [], activation.approximate)
+    if _is_plain(module) and _suits_fused(x, module) and type(activation) is nn.GELU:
+        gelu: Literal["exact", "tanh"] = "tanh" if activation.approximate == "tanh" else "exact"
+        return ops.linear(x, module.weight, module.bias, gelu=gelu)
     return activation(linear(module, x))
 
 
@@ -30,7 +30,7 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear and not (module._forward_hooks or module._forward_pre_hooks)
 
 
-def _suits_onednn(x: Tensor) -> bool:
+def _suits_fused(x: Tensor, module: nn.Linear) -> bool:
     """Not where gradients are recorded: the operator has none."""
     plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    return plain and x.is_cpu and x.dtype == torch.float32
+    return plain and x.is_cpu and x.dtype == torch.float32 and module.weight.is_contiguous()
