@@ -98,10 +98,7 @@ void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t str
       std::memcpy(rest[o], weight + o * in + whole, static_cast<std::size_t>(in - whole));
     step(rest[0], kCodeLanes, whole);
   }
-  IntVec lanes[kRows][kOutputs];
-  unrolled<kRows>(
-      [&](auto row) { unrolled<kOutputs>([&](auto o) { lanes[row][o] = folded(parts[row][o]); }); });
-  sum_lanes(lanes, sums);
+  sum_lanes(parts, sums);
 }
 
 // One row of x with kFolded weight rows, which follow one another as memory does; their sums are folded
@@ -109,7 +106,7 @@ void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t str
 constexpr int kFolded = 8;
 inline void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t, std::int64_t in,
                      float (&sums)[1][kFolded]) {
-  IntVec folded_sums[kFolded];
+  CodeSum parts[kFolded];
   for (int o = 0; o < kFolded; ++o, weight += in) {
     CodeSum even = code_zero(), odd = code_zero();  // which do not wait for each other
     std::int64_t i = 0;
@@ -118,9 +115,9 @@ inline void products(const std::int8_t* weight, const std::int16_t* x, std::int6
       odd = code_dot(odd, load_codes(weight + i + kCodeLanes), x + i + kCodeLanes);
     }
     if (i < in) even = code_dot(even, load_codes(weight + i), x + i);
-    folded_sums[o] = folded(add(even, odd));
+    parts[o] = add(even, odd);
   }
-  sum_rows8(folded_sums, sums[0]);
+  sum_rows8(parts, sums[0]);
 }
 
 // Rows of kInt4Groups weights.

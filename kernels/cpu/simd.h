@@ -7,10 +7,9 @@
 //   int8), IntVec with int_zero, int_dot (acc + q * row over kIntLanes products), sum_rows8 and reduce_add,
 //   pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled; CodeVec, kCodeLanes 8-bit
 //   codes widened by load_codes, and CodeSum with code_zero, code_dot (acc + codes * 16-bit values), add and
-//   folded (to an IntVec of the same sum); exact_sum of an IntVec. Of kInt4Groups weights
-//   (weight_format.h) NibbleVec, the codes (plus 8) of kNibbleGroups groups, with load_nibbles, nibble_dot
-//   (four lanes a group, whose sum, begun with `start`, is the group's product with 8-bit values that lie as
-//   nibble_position says) and group_scales (four lanes a group).
+//   sum_rows8. Of kInt4Groups weights (weight_format.h) NibbleVec, the codes (plus 8) of kNibbleGroups
+//   groups, with load_nibbles, nibble_dot (four lanes a group, whose sum, begun with `start`, is the group's
+//   product with 8-bit values that lie as nibble_position says) and group_scales (four lanes a group).
 //
 // Only kLanes-independent code lives here.
 #pragma once

@@ -84,8 +84,22 @@ inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
 #endif
 }
 inline CodeSum add(CodeSum a, CodeSum b) { return a + b; }
-inline IntVec folded(CodeSum x) {
-  return _mm256_add_epi32(_mm512_castsi512_si256(__m512i(x)), _mm512_extracti64x4_epi64(__m512i(x), 1));
+// out[i] = sum of the lanes of rows[i].
+inline void sum_rows8(const CodeSum (&rows)[8], float* out) {
+  __m512i two[4];  // of rows 2i and 2i + 1
+  for (int i = 0; i < 4; ++i) {
+    const __m512i a = __m512i(rows[2 * i]), b = __m512i(rows[2 * i + 1]);
+    two[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  }
+  __m512i four[2];  // of rows 4i to 4i + 3, in each 128 bits
+  for (int i = 0; i < 2; ++i)
+    four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(two[2 * i], two[2 * i + 1]),
+                               _mm512_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
+  const __m512i halves = _mm512_add_epi32(_mm512_shuffle_i32x4(four[0], four[1], 0x44),
+                                          _mm512_shuffle_i32x4(four[0], four[1], 0xEE));
+  const __m512i sums = _mm512_add_epi32(halves, _mm512_shuffle_i32x4(halves, halves, 0xB1));
+  const __m256i eight = _mm512_castsi512_si256(_mm512_shuffle_i32x4(sums, sums, 0x08));
+  _mm256_storeu_ps(out, _mm256_cvtepi32_ps(eight));
 }
 
 constexpr int kNibbleGroups = 4;

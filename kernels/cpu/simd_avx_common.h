@@ -53,12 +53,11 @@ inline IntVec int_dot(IntVec acc, const std::int16_t* q, const std::int8_t* row)
   const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)));
   return multiply_pairs(acc, wide, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)));
 }
-inline std::int32_t exact_sum(IntVec x) {
+inline float reduce_add(IntVec x) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+  return static_cast<float>(_mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1))));
 }
-inline float reduce_add(IntVec x) { return static_cast<float>(exact_sum(x)); }
 inline void sum_rows8(const IntVec (&rows)[8], float* out) {
   const __m256i ab =
       _mm256_hadd_epi32(_mm256_hadd_epi32(rows[0], rows[1]), _mm256_hadd_epi32(rows[2], rows[3]));

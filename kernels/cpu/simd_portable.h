@@ -115,12 +115,11 @@ inline IntVec int_dot(IntVec acc, const std::int16_t* q, const std::int8_t* row)
   for (int i = 0; i < kIntLanes; ++i) acc.lane[i] += std::int32_t{q[i]} * row[i];
   return acc;
 }
-inline std::int32_t exact_sum(const IntVec& x) {
+inline float reduce_add(const IntVec& x) {
   std::int32_t sum = 0;
   for (const std::int32_t value : x.lane) sum += value;
-  return sum;
+  return static_cast<float>(sum);
 }
-inline float reduce_add(const IntVec& x) { return static_cast<float>(exact_sum(x)); }
 inline void sum_rows8(const IntVec (&rows)[8], float* out) {
   for (int i = 0; i < 8; ++i) out[i] = reduce_add(rows[i]);
 }
@@ -137,7 +136,6 @@ inline CodeVec load_codes(const std::int8_t* codes) { return {codes}; }
 inline CodeSum code_dot(const CodeSum& acc, CodeVec codes, const std::int16_t* x) {
   return int_dot(acc, x, codes.codes);
 }
-inline const IntVec& folded(const CodeSum& x) { return x; }
 inline CodeSum add(CodeSum a, const CodeSum& b) {
   for (int i = 0; i < kIntLanes; ++i) a.lane[i] += b.lane[i];
   return a;
