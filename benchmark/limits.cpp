@@ -11,12 +11,14 @@
 #include "benchmark/memory.h"
 #include "benchmark/timer.h"
 #include "csrc/model/linear.h"
+#include "csrc/ops/ops.h"
 #include "csrc/records/read_bandwidth.h"
 
 namespace kvfuse::bench {
 namespace {
 
 constexpr int kRepetitions = 4;
+constexpr std::int64_t kCpuSide = 768;  // 0.9 GFLOP: a few milliseconds, operands in cache
 constexpr double kLongEnoughMs = 1000;  // some CPUs compute a 16-bit product 100 times slower
 
 // The fastest of kRepetitions calls, or fewer if they take long, in seconds.
@@ -32,16 +34,18 @@ double fastest_s(F&& f) {
   return best;
 }
 
+double operations_per_s(const at::Tensor& x, const LinearWeight& weight) {
+  const double seconds = fastest_s([&] {
+    kvfuse::linear(x, weight, {});
+    synchronize(x.device());
+  });
+  return 2.0 * static_cast<double>(x.numel()) * static_cast<double>(weight.values.size(0)) / seconds;
+}
+
 double measure_product(const Product& product, at::ScalarType dtype, c10::Device device) {
   const at::TensorOptions options = at::TensorOptions().dtype(dtype).device(device);
-  const at::Tensor x = at::ones({product.rows, product.in}, options);
-  const at::Tensor weight = at::ones({product.out, product.in}, options);
-  const double seconds = fastest_s([&] {
-    kvfuse::linear(x, {weight}, {});
-    synchronize(device);
-  });
-  return 2.0 * static_cast<double>(product.rows) * static_cast<double>(product.in) *
-         static_cast<double>(product.out) / seconds;
+  return operations_per_s(at::ones({product.rows, product.in}, options),
+                          {at::ones({product.out, product.in}, options)});
 }
 
 }  // namespace
@@ -61,13 +65,20 @@ roofline::MachineLimits measure_limits(at::ScalarType dtype, c10::Device device,
                                        std::span<const Product> products) {
   const c10::InferenceMode inference;
   const BudgetLifted lifted;
-  // On the CPU 0.9 GFLOP: a few milliseconds, operands in cache. A GPU needs more to be filled.
-  const std::int64_t side = device.is_cpu() ? 768 : 4096;
+  const std::int64_t side = device.is_cpu() ? kCpuSide : 4096;  // a GPU needs more to be filled
   double flops_per_s = measure_product({side, side, side}, dtype, device);
   for (const Product& product : products)
     flops_per_s = std::max(flops_per_s, measure_product(product, dtype, device));
   return {.read_bytes_per_s = device.is_cpu() ? measure_read_bandwidth() : measure_copy_bandwidth(device),
           .matmul_flops_per_s = flops_per_s};
+}
+
+double measure_code_products(at::ScalarType dtype, WeightDtype weights) {
+  const c10::InferenceMode inference;
+  const BudgetLifted lifted;
+  const at::Tensor x = at::ones({kCpuSide, kCpuSide}, at::TensorOptions().dtype(dtype));
+  const auto [codes, scale] = ops::quantize_weight(x, weight_dtype_name(weights));
+  return operations_per_s(x, {codes, scale});
 }
 
 roofline::MachineLimits better_of(const roofline::MachineLimits& a, const roofline::MachineLimits& b) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "csrc/model/config.h"
 #include "csrc/roofline/cost.h"
 
 namespace kvfuse::bench {
@@ -24,6 +25,9 @@ struct Product {
 // of a large square matrix product and `products`, in `dtype`. Takes about half a second without `products`.
 roofline::MachineLimits measure_limits(at::ScalarType dtype, c10::Device device,
                                        std::span<const Product> products = {});
+
+// Operations a second of a matrix product in `dtype` beside weights that the CPU keeps as codes.
+double measure_code_products(at::ScalarType dtype, WeightDtype weights);
 
 // The better of two measurements: on a shared machine the slower one met company.
 roofline::MachineLimits better_of(const roofline::MachineLimits& a, const roofline::MachineLimits& b);

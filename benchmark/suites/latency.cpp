@@ -1,6 +1,8 @@
 // latency_vs_T: the time to generate T tokens after a prompt. The versions of one T are sampled in turn, so
 // that a slow moment of the machine meets all of them.
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "benchmark/device.h"
 #include "benchmark/interrupt.h"
@@ -38,27 +40,43 @@ class Latency {
     for (const std::int64_t T : config_.T_values) {
       std::vector<Point> points = points_of(T);
       if (points.empty()) continue;
-      roofline::MachineLimits best = limits();
+      LimitsByWeights best = limits();
       Timer age;
       for (std::int64_t run = 0; run < runs(); ++run)
         for (Point& point : points) {
           if (point.outcome.status != Status::kOk) continue;
           sample(point, T, run < config_.num_warmup_runs);
           if (age.elapsed_ms() < kLimitsAgeMs) continue;
-          best = better_of(best, limits());
+          improve(best);
           age.restart();
         }
-      best = better_of(best, limits());
+      improve(best);
       for (const Point& point : points)
-        session_.record(kName, point.case_key, point.outcome, measured(point, T, best),
-                        announcement(point, T));
+        session_.record(kName, point.case_key, point.outcome,
+                        measured(point, T, best.at(point.strategy->weight_dtype)), announcement(point, T));
       if (interrupted_signal() != 0) return;
     }
   }
 
  private:
-  roofline::MachineLimits limits() const {
-    return measure_limits(scalar_type(config_.dtype), session_.device());
+  // What the machine allows versions that keep their weights as the key says.
+  using LimitsByWeights = std::map<WeightDtype, roofline::MachineLimits>;
+
+  LimitsByWeights limits() const {
+    const at::ScalarType dtype = scalar_type(config_.dtype);
+    const roofline::MachineLimits floats = measure_limits(dtype, session_.device());
+    LimitsByWeights found;
+    for (const std::string& version : config_.versions) {
+      const auto [entry, added] = found.emplace(find_version(version).weight_dtype, floats);
+      if (added && entry->first != WeightDtype::kModel)
+        entry->second.matmul_flops_per_s =
+            std::max(floats.matmul_flops_per_s, measure_code_products(dtype, entry->first));
+    }
+    return found;
+  }
+
+  void improve(LimitsByWeights& best) const {
+    for (const auto& [weights, more] : limits()) best.at(weights) = better_of(best.at(weights), more);
   }
 
   std::int64_t runs() const { return config_.num_warmup_runs + config_.num_measure_runs; }

@@ -232,6 +232,8 @@ TEST(Limits, ArePositiveAndTheBetterOneWins) {
   const roofline::MachineLimits limits = bench::measure_limits(at::kFloat, at::kCPU);
   EXPECT_GT(limits.read_bytes_per_s, 1e8);
   EXPECT_GT(limits.matmul_flops_per_s, 1e8);
+  for (const WeightDtype weights : {WeightDtype::kInt8, WeightDtype::kInt4})
+    EXPECT_GT(bench::measure_code_products(at::kFloat, weights), 1e8);
   const roofline::MachineLimits better = bench::better_of({1.0, 4.0}, {2.0, 3.0});
   EXPECT_EQ(better.read_bytes_per_s, 2.0);
   EXPECT_EQ(better.matmul_flops_per_s, 4.0);
