@@ -59,16 +59,22 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t fi
               std::int64_t end, float (*sums)[kOutputsPerTask]) {
   const W* weight = static_cast<const W*>(p.weight);
   const auto* x = rows_for(weight, inputs) + first * inputs.stride;
+  // Each group of rows fetches its share of the next task's weights, so that memory is read all the while.
+  const std::int64_t groups = (p.rows + kRowsAtOnce - 1) / kRowsAtOnce, group = first / kRowsAtOnce;
+  constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
+  constexpr std::int64_t kStep = std::is_same_v<W, std::int8_t> ? kCodeLanes : kLanes;
   std::int64_t o = begin;
   for (; o + kOutputs <= end; o += kOutputs) {
     float tile[kRows][kOutputs];
-    products(weight + o * p.in, x, inputs.stride, p.in, tile);
+    const W* later = weight + (o + kOutputsPerTask) * p.in + kOutputs * p.in * group / groups;
+    products(weight + o * p.in, x, inputs.stride, p.in,
+             {reinterpret_cast<const char*>(later), kOutputs * kStep * kElement / groups}, tile);
     for (int row = 0; row < kRows; ++row)
       for (int i = 0; i < kOutputs; ++i) sums[row][o - begin + i] = tile[row][i];
   }
   for (; o < end; ++o) {
     float column[kRows][1];
-    products(weight + o * p.in, x, inputs.stride, p.in, column);
+    products(weight + o * p.in, x, inputs.stride, p.in, {}, column);
     for (int row = 0; row < kRows; ++row) sums[row][o - begin] = column[row][0];
   }
 }

@@ -43,15 +43,27 @@ template <typename Part, int kRows, int kOutputs>
   });
 }
 
+// What products fetch from memory on the way, for later: `step` bytes in each of their steps.
+struct Ahead {
+  const char* data;
+  std::int64_t step;
+
+  void fetch(std::int64_t steps) const {
+    __builtin_prefetch(data + steps * step, 0, 2);  // into the second-level cache
+    __builtin_prefetch(data + steps * step + step / 2, 0, 2);
+  }
+};
+
 // sums[row][output] = the product of row `output` of `weight` with row `row` of x. A product is one chain of
 // sums, the same for any number of rows: a row's bits are the same alone and in a batch.
 template <int kRows, int kOutputs, typename W>
-void products(const W* weight, const float* x, std::int64_t stride, std::int64_t in,
+void products(const W* weight, const float* x, std::int64_t stride, std::int64_t in, Ahead ahead,
               float (&sums)[kRows][kOutputs]) {
   Vec chains[kRows][kOutputs];
   unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = zero(); }); });
   std::int64_t i = 0;
   for (; i + kLanes <= in; i += kLanes) {
+    if (kOutputs > 1) ahead.fetch(i / kLanes);
     Vec w[kOutputs];
     unrolled<kOutputs>([&](auto o) {
       w[o] = load(weight + o * in + i);
@@ -75,7 +87,7 @@ void products(const W* weight, const float* x, std::int64_t stride, std::int64_t
 // The same in integers: exact, in whatever order. Rows of x go on with zeros, for a whole vector at least.
 template <int kRows, int kOutputs>
 void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t stride, std::int64_t in,
-              float (&sums)[kRows][kOutputs]) {
+              Ahead ahead, float (&sums)[kRows][kOutputs]) {
   CodeSum parts[kRows][kOutputs];
   unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { parts[row][o] = code_zero(); }); });
   const auto step = [&](const std::int8_t* codes, std::int64_t codes_stride, std::int64_t i) {
@@ -88,6 +100,7 @@ void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t str
   };
   const std::int64_t whole = in / kCodeLanes * kCodeLanes;
   for (std::int64_t i = 0; i < whole; i += kCodeLanes) {
+    if (kOutputs > 1) ahead.fetch(i / kCodeLanes);
     for (int o = 0; kOutputs > 1 && o < kOutputs; ++o)
       __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kCodeLanes);
     step(weight + i, in, i);
@@ -104,7 +117,7 @@ void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t str
 // One row of x with kFolded weight rows, which follow one another as memory does; their sums are folded
 // together. `in` is a multiple of kCodeLanes.
 constexpr int kFolded = 8;
-inline void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t, std::int64_t in,
+inline void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t, std::int64_t in, Ahead,
                      float (&sums)[1][kFolded]) {
   CodeSum parts[kFolded];
   for (int o = 0; o < kFolded; ++o, weight += in) {
