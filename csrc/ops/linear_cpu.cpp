@@ -58,12 +58,12 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
                   const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu) {
   const LinearArguments args{x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu};
   check_linear(args);
-  at::Tensor out = empty_linear_result(x, weight);
-  if (out.numel() == 0) return out;
-  const std::int64_t in = x.size(-1), rows = x.numel() / in;
   const WeightFormat format = weight_format_of(weight);
+  const std::int64_t in = x.size(-1), rows = x.numel() / in;
   if (format == WeightFormat::kFloat && rows > kKernelRows)
     return x.scalar_type() == at::kFloat ? by_onednn(args) : by_aten(args);
+  at::Tensor out = empty_linear_result(x, weight);
+  if (out.numel() == 0) return out;
   // The kernel normalises rows of float32, as the residual stream of a model is.
   const at::Tensor input = (is_given(norm_weight) ? x.to(at::kFloat) : x).contiguous();
   const DType dtype = to_dtype(x.scalar_type()).value();
