@@ -10,6 +10,7 @@
 #include "benchmark/suites/suites.h"
 #include "benchmark/timer.h"
 #include "csrc/model/generate.h"
+#include "csrc/records/read_bandwidth.h"
 #include "csrc/versions/registry.h"
 
 namespace kvfuse::bench {
@@ -19,6 +20,7 @@ constexpr const char* kName = "latency_vs_T";
 // The machine's limits are looked at again once they are so old: a shared one gives more at one moment than
 // at another, and what it gave while samples were taken is what they are set beside.
 constexpr double kLimitsAgeMs = 3000;
+constexpr double kGlanceEveryMs = 100;      // at the CPU's read bandwidth, while a sample is taken
 constexpr double kNoisyVariation = 0.05;  // standard deviation over mean above which a record is marked
 
 // One version at one T.
@@ -26,6 +28,7 @@ struct Point {
   const Strategy* strategy;
   json case_key;
   std::vector<double> samples_ms;
+  std::vector<double> read_bytes_per_s;  // the CPU's read bandwidth during each sample
   Outcome outcome;
 };
 
@@ -85,7 +88,7 @@ class Latency {
     std::vector<Point> points;
     for (const std::string& version : config_.versions) {
       const json case_key = session_.make_case(kName, version, T);
-      if (!session_.done(case_key)) points.push_back({&find_version(version), case_key, {}, {}});
+      if (!session_.done(case_key)) points.push_back({&find_version(version), case_key, {}, {}, {}});
     }
     return points;
   }
@@ -111,46 +114,77 @@ class Latency {
       if (captured == nullptr)
         cache = session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
       std::int64_t generated = 0;
+      std::vector<double> glances;
+      double glances_ms = 0;
+      Timer since_glance;
+      const auto glance = [&] {
+        if (!session_.device().is_cpu()) return;
+        const Timer timer;
+        glances.push_back(glance_at_read_bandwidth());
+        glances_ms += timer.elapsed_ms();
+        since_glance.restart();
+      };
       const auto on_token = [&](const at::Tensor&) {
         ++generated;
+        if (since_glance.elapsed_ms() > kGlanceEveryMs) glance();
         if (generated % 16 == 0)
           session_.progress(done_work_ + work * static_cast<double>(generated) / static_cast<double>(T),
                             total_work_, label);
         return interrupted_signal() == 0;
       };
       const GenerateOptions options{.on_token = on_token, .overflow = session_.overflow(T)};
+      glance();
+      const double before_ms = glances_ms;
       const Timer timer;
       if (captured != nullptr)
         generate(model, captured->cache, captured->graph, prompt, T, sampler, options);
       else
         generate(model, cache ? &*cache : nullptr, prompt, T, sampler, options);
       synchronize(session_.device());
-      const double elapsed_ms = timer.elapsed_ms();
-      if (!warmup && generated == T) point.samples_ms.push_back(elapsed_ms);
+      const double elapsed_ms = timer.elapsed_ms() - (glances_ms - before_ms);
+      glance();
+      if (warmup || generated != T) return;
+      point.samples_ms.push_back(elapsed_ms);
+      if (!glances.empty()) point.read_bytes_per_s.push_back(median(glances));
     });
     done_work_ += work;
     session_.progress(done_work_, total_work_, label);
   }
 
-  json measured(const Point& point, std::int64_t T, const roofline::MachineLimits& limits) const {
+  // The least that a sample of `point` takes, at the read bandwidth of `limits`.
+  roofline::GenerationCost cost_of(const Point& point, std::int64_t T,
+                                   const roofline::MachineLimits& limits) const {
     const OverflowPolicy overflow = session_.overflow(T);
     roofline::SeenTokens seen;
     if (overflow.kind != Overflow::kError)
       seen = {.most = config_.model.block_size,
               .keep = overflow.keep,
               .run_again = overflow.kind == Overflow::kSlide};
-    const roofline::GenerationCost cost =
-        roofline::generation_cost(session_.shape(*point.strategy), point.strategy->use_cache,
-                                  config_.batch_size, config_.prompt_length, T, limits, seen);
+    return roofline::generation_cost(session_.shape(*point.strategy), point.strategy->use_cache,
+                                     config_.batch_size, config_.prompt_length, T, limits, seen);
+  }
+
+  // `best`: the most that the machine gave while the versions of this T were sampled.
+  json measured(const Point& point, std::int64_t T, const roofline::MachineLimits& best) const {
+    const roofline::GenerationCost cost = cost_of(point, T, best);
     json fields = {{"T", T},
-                   {"overflow", overflow_json(overflow)},
+                   {"overflow", overflow_json(session_.overflow(T))},
                    {"time_total_ms_samples", point.samples_ms},
+                   {"read_bandwidth_bytes_per_s_samples", point.read_bytes_per_s},
+                   {"read_bandwidth_best_bytes_per_s", best.read_bytes_per_s},
                    {"model_bytes", cost.total.bytes / static_cast<double>(T)},
                    {"model_flops", cost.total.flops / static_cast<double>(T)},
-                   {"read_bandwidth_bytes_per_s", limits.read_bytes_per_s},
-                   {"matmul_flops_per_s", limits.matmul_flops_per_s},
-                   {"shortest_ms", cost.shortest_ms}};
+                   {"matmul_flops_per_s", best.matmul_flops_per_s}};
     if (point.samples_ms.empty()) return fields;
+    std::vector<double> bandwidths = point.read_bytes_per_s;
+    bandwidths.resize(point.samples_ms.size(), best.read_bytes_per_s);
+    std::vector<double> shortest_ms, fractions;
+    for (std::size_t i = 0; i < bandwidths.size(); ++i) {
+      roofline::MachineLimits moment = best;
+      moment.read_bytes_per_s = bandwidths[i];
+      shortest_ms.push_back(cost_of(point, T, moment).shortest_ms);
+      fractions.push_back(shortest_ms.back() / point.samples_ms[i]);
+    }
     const Summary summary = summarize(point.samples_ms);
     const auto optional = [](const std::optional<double>& value) {
       return value ? json(*value) : json(nullptr);
@@ -163,7 +197,9 @@ class Latency {
          {"time_total_ms_std", optional(summary.stddev)},
          {"time_total_ms_ci95", optional(summary.ci95_half_width)},
          {"time_per_token_ms_median", summary.median / static_cast<double>(T)},
-         {"limit_fraction", cost.shortest_ms / summary.median},
+         {"read_bandwidth_bytes_per_s", median(bandwidths)},
+         {"shortest_ms", median(shortest_ms)},
+         {"limit_fraction", median(fractions)},
          {"quality", summary.stddev.value_or(0) > kNoisyVariation * summary.mean ? "noisy" : "ok"}});
     return fields;
   }

@@ -15,6 +15,7 @@ namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
 
 constexpr std::int64_t kOutputsPerTask = 64;        // 200 KB of float32 weights at a width of 768
+constexpr std::int64_t kMostStretchBytes = 64 << 10;  // of weights that are read in one go, two at a time
 constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
 
 constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
@@ -29,15 +30,19 @@ Vec activated(Vec x, Epilogue epilogue) {
   return x;
 }
 
-// `count` outputs from `begin` on of one row: bias, epilogue, store.
-void finish(const LinearParams& p, std::int64_t row, std::int64_t begin, std::int64_t count, float* sums) {
+// `count` outputs from `begin` on of one row: scales, bias, epilogue, store.
+void finish(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, std::int64_t begin, std::int64_t count, float* sums) {
+  if (inputs.codes != nullptr) {
+    const float* weight_scale = static_cast<const float*>(p.weight_scale) + begin;
+    for (std::int64_t i = 0; i < count; ++i) sums[i] *= weight_scale[i] * inputs.scale[row];
+  }
   alignas(64) float bias[kOutputsPerTask];
   if (p.bias != nullptr) {
     read_row(static_cast<const char*>(p.bias) + begin * element_bytes(p.dtype), p.dtype, count, bias);
     for (std::int64_t i = 0; i < count; ++i) sums[i] += bias[i];
   }
   if (p.epilogue == Epilogue::kGeluTanh || p.epilogue == Epilogue::kGeluExact)
-    for (std::int64_t i = 0; i < kOutputsPerTask; i += kLanes)
+    for (std::int64_t i = 0; i < count; i += kLanes)
       store(sums + i, activated(load(sums + i), p.epilogue));
   char* out = static_cast<char*>(p.out) + (row * p.out_size + begin) * element_bytes(p.out_dtype);
   if (p.epilogue != Epilogue::kAdd) return write_row(sums, p.out_dtype, count, out);
@@ -109,19 +114,9 @@ template <int kRows, typename W>
 void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t first, std::int64_t begin,
               std::int64_t end, float (*sums)[kOutputsPerTask]) {
   if constexpr (std::is_same_v<W, Int4Weight>)
-    return multiply_int4<kRows>(p, inputs, first, begin, end, sums);
-  else if constexpr (kRows > 1)
-    return multiply<kRows, kOutputsAtOnce, W>(p, inputs, first, begin, end, sums);
-  else if (std::is_same_v<W, std::int8_t> && p.in % kCodeLanes == 0)
-    multiply<1, kFolded, W>(p, inputs, first, begin, end, sums);
+    multiply_int4<kRows>(p, inputs, first, begin, end, sums);
   else
-    multiply<1, 1, W>(p, inputs, first, begin, end, sums);
-}
-
-void apply_scales(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, std::int64_t begin,
-                  std::int64_t count, float* sums) {
-  const float* weight_scale = static_cast<const float*>(p.weight_scale) + begin;
-  for (std::int64_t i = 0; i < count; ++i) sums[i] *= weight_scale[i] * inputs.scale[row];
+    multiply<kRows, kRows == 1 ? 1 : kOutputsAtOnce, W>(p, inputs, first, begin, end, sums);
 }
 
 // As many rows from `first` on as there are, kRows at most; returns how many.
@@ -142,12 +137,42 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
   // Rows in groups: for all but the first the weights come from the caches.
   for (std::int64_t first = 0; first < p.rows;) {
     const std::int64_t count = multiply_rows<kRowsAtOnce, W>(p, inputs, first, begin, end, sums);
-    for (std::int64_t row = 0; row < count; ++row) {
-      if (inputs.codes != nullptr) apply_scales(p, inputs, first + row, begin, end - begin, sums[row]);
-      finish(p, first + row, begin, end - begin, sums[row]);
-    }
+    for (std::int64_t row = 0; row < count; ++row)
+      finish(p, inputs, first + row, begin, end - begin, sums[row]);
     first += count;
   }
+}
+
+// The one row of x with two stretches of outputs, `most` at most, from begins[0] and begins[1] on.
+template <typename W>
+void run_pair(const LinearParams& p, const LinearInputs& inputs, const std::int64_t (&begins)[2],
+              std::int64_t most) {
+  const W* weight = static_cast<const W*>(p.weight);
+  const auto* x = rows_for(weight, inputs);
+  std::int64_t counts[2];
+  for (int s = 0; s < 2; ++s) counts[s] = std::clamp<std::int64_t>(p.out_size - begins[s], 0, most);
+  alignas(64) float sums[2][kOutputsPerTask];
+  std::int64_t done = 0;
+  for (; done + kPair <= std::min(counts[0], counts[1]); done += kPair) {
+    float tile[2][kPair];
+    paired_products({weight + (begins[0] + done) * p.in, weight + (begins[1] + done) * p.in}, x, p.in, tile);
+    for (int s = 0; s < 2; ++s) std::copy_n(tile[s], kPair, sums[s] + done);
+  }
+  for (int s = 0; s < 2; ++s) {
+    for (std::int64_t o = done; o < counts[s]; ++o) {
+      float sum[1][1];
+      products(weight + (begins[s] + o) * p.in, x, inputs.stride, p.in, {}, sum);
+      sums[s][o] = sum[0][0];
+    }
+    if (counts[s] > 0) finish(p, inputs, 0, begins[s], counts[s], sums[s]);
+  }
+}
+
+// Whether the products of one row go by run_pair.
+template <typename W>
+bool reads_pairs(const LinearParams& p) {
+  if (std::is_same_v<W, Int4Weight> || p.rows > 1) return false;
+  return !std::is_same_v<W, std::int8_t> || p.in % kCodeLanes == 0;
 }
 
 // Calls f with the type that run_task takes.
@@ -158,15 +183,22 @@ void with_weight_type(const LinearParams& p, F&& f) {
 }
 
 void multiply_all(const LinearParams& p) {
-  const std::int64_t tasks = (p.out_size + kOutputsPerTask - 1) / kOutputsPerTask;
-  const std::int64_t weight_bytes = p.out_size * (weight_row_bytes(p.weight_format, p.dtype, p.in) +
-                                                  scale_row_bytes(p.weight_format, p.in));
-  const int workers = worker_count(std::min(tasks, weight_bytes / kBytesPerWorker));
   const LinearInputs inputs = prepare_inputs(p);
+  const std::int64_t row_bytes =
+      weight_row_bytes(p.weight_format, p.dtype, p.in) + scale_row_bytes(p.weight_format, p.in);
   with_weight_type(p, [&](auto element) {
+    using W = decltype(element);
+    const bool pairs = reads_pairs<W>(p);
+    const bool long_rows = kOutputsPerTask * row_bytes > kMostStretchBytes;
+    const std::int64_t stretch = pairs && long_rows ? kOutputsPerTask / 2 : kOutputsPerTask;
+    const std::int64_t outputs = pairs ? 2 * stretch : stretch;  // a task
+    const std::int64_t tasks = (p.out_size + outputs - 1) / outputs;
+    const int workers = worker_count(std::min(tasks, p.out_size * row_bytes / kBytesPerWorker));
     parallel_tasks(tasks, workers, [&](std::int64_t task, std::int64_t, int) {
-      const std::int64_t begin = task * kOutputsPerTask;
-      run_task<decltype(element)>(p, inputs, begin, std::min(begin + kOutputsPerTask, p.out_size));
+      const std::int64_t begin = task * stretch;
+      if constexpr (!std::is_same_v<W, Int4Weight>)
+        if (pairs) return run_pair<W>(p, inputs, {begin, begin + tasks * stretch}, stretch);
+      run_task<W>(p, inputs, begin, std::min(begin + stretch, p.out_size));
     });
   });
 }

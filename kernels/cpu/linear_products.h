@@ -114,24 +114,50 @@ void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t str
   sum_lanes(parts, sums);
 }
 
-// One row of x with kFolded weight rows, which follow one another as memory does; their sums are folded
-// together. `in` is a multiple of kCodeLanes.
-constexpr int kFolded = 8;
-inline void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t, std::int64_t in, Ahead,
-                     float (&sums)[1][kFolded]) {
-  CodeSum parts[kFolded];
-  for (int o = 0; o < kFolded; ++o, weight += in) {
-    CodeSum even = code_zero(), odd = code_zero();  // which do not wait for each other
+// One row of x with kPair rows each of two weights far from each other: a core reads two streams faster than
+// one, which its prefetchers do not keep full. sums[weight][row], the same bits as above.
+constexpr int kPair = 4;
+template <typename W>
+void paired_products(const W* const (&weights)[2], const float* x, std::int64_t in,
+                     float (&sums)[2][kPair]) {
+  for (int row = 0; row < kPair; ++row) {
+    const W* first = weights[0] + row * in;
+    const W* second = weights[1] + row * in;
+    Vec chains[2] = {zero(), zero()};
     std::int64_t i = 0;
-    for (; i + 2 * kCodeLanes <= in; i += 2 * kCodeLanes) {
-      even = code_dot(even, load_codes(weight + i), x + i);
-      odd = code_dot(odd, load_codes(weight + i + kCodeLanes), x + i + kCodeLanes);
+    for (; i + kLanes <= in; i += kLanes) {
+      const Vec values = load(x + i);
+      chains[0] = fma(load(first + i), values, chains[0]);
+      chains[1] = fma(load(second + i), values, chains[1]);
     }
-    if (i < in) even = code_dot(even, load_codes(weight + i), x + i);
-    parts[o] = add(even, odd);
+    sums[0][row] = reduce_add(chains[0]);
+    sums[1][row] = reduce_add(chains[1]);
+    for (; i < in; ++i) {
+      sums[0][row] += to_float(first[i]) * x[i];
+      sums[1][row] += to_float(second[i]) * x[i];
+    }
   }
-  sum_rows8(parts, sums[0]);
 }
+
+// `in` is a multiple of kCodeLanes.
+inline void paired_products(const std::int8_t* const (&weights)[2], const std::int16_t* x, std::int64_t in,
+                            float (&sums)[2][kPair]) {
+  CodeSum parts[2][kPair];
+  for (int row = 0; row < kPair; ++row) {
+    const std::int8_t* first = weights[0] + row * in;
+    const std::int8_t* second = weights[1] + row * in;
+    CodeSum sum[2] = {code_zero(), code_zero()};
+    for (std::int64_t i = 0; i < in; i += kCodeLanes) {
+      sum[0] = code_dot(sum[0], load_codes(first + i), x + i);
+      sum[1] = code_dot(sum[1], load_codes(second + i), x + i);
+    }
+    parts[0][row] = sum[0];
+    parts[1][row] = sum[1];
+  }
+  sum_lanes(parts, sums);
+}
+
+constexpr int kFolded = 8;  // vectors whose lane sums are taken together
 
 // Rows of kInt4Groups weights.
 struct Int4Weight {

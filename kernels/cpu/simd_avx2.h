@@ -70,7 +70,7 @@ inline CodeVec load_codes(const std::int8_t* codes) {
 inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
   return multiply_pairs(acc, codes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
-inline CodeSum add(CodeSum a, CodeSum b) { return _mm256_add_epi32(a, b); }
+inline CodeSum add(CodeSum a, CodeSum b) { return a + b; }
 
 constexpr int kNibbleGroups = 2;
 struct NibbleVec {

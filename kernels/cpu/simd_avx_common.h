@@ -35,17 +35,18 @@ inline void sum_rows8(const __m256 (&rows)[8], float* out) {
 // Integer dot products of 16-bit queries with 8-bit rows, kIntLanes products at a time. 256 bits also on
 // AVX-512: head sizes are multiples of 16, and the wider form is no faster where the cache is read from
 // memory.
-using IntVec = __m256i;
+// By its elements, not as __m256i: GCC 12 copies a sum at each multiply_pairs if its type changes there.
+using IntVec = __v8si;
 constexpr int kIntLanes = 16;
 
-inline IntVec int_zero() { return _mm256_setzero_si256(); }
+inline IntVec int_zero() { return IntVec{}; }
 
 // acc + the sums of neighbouring 16-bit products.
 inline IntVec multiply_pairs(IntVec acc, __m256i a, __m256i b) {
 #if defined(__AVX512VNNI__)
-  return _mm256_dpwssd_epi32(acc, a, b);
+  return IntVec(_mm256_dpwssd_epi32(__m256i(acc), a, b));
 #else
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+  return acc + IntVec(_mm256_madd_epi16(a, b));
 #endif
 }
 
@@ -54,15 +55,17 @@ inline IntVec int_dot(IntVec acc, const std::int16_t* q, const std::int8_t* row)
   return multiply_pairs(acc, wide, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)));
 }
 inline float reduce_add(IntVec x) {
-  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  const __m128i four =
+      _mm_add_epi32(_mm256_castsi256_si128(__m256i(x)), _mm256_extracti128_si256(__m256i(x), 1));
   const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
   return static_cast<float>(_mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1))));
 }
 inline void sum_rows8(const IntVec (&rows)[8], float* out) {
-  const __m256i ab =
-      _mm256_hadd_epi32(_mm256_hadd_epi32(rows[0], rows[1]), _mm256_hadd_epi32(rows[2], rows[3]));
-  const __m256i cd =
-      _mm256_hadd_epi32(_mm256_hadd_epi32(rows[4], rows[5]), _mm256_hadd_epi32(rows[6], rows[7]));
+  const auto add_neighbours = [&](int i) {
+    return _mm256_hadd_epi32(__m256i(rows[i]), __m256i(rows[i + 1]));
+  };
+  const __m256i ab = _mm256_hadd_epi32(add_neighbours(0), add_neighbours(2));
+  const __m256i cd = _mm256_hadd_epi32(add_neighbours(4), add_neighbours(6));
   _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(ab, cd, 0x20),
                                                             _mm256_permute2x128_si256(ab, cd, 0x31))));
 }
@@ -72,8 +75,8 @@ inline void sum_rows8(const IntVec (&rows)[8], float* out) {
 constexpr int kPairChannels = 8;
 
 inline IntVec pair_weights(std::int16_t first, std::int16_t second) {
-  return _mm256_set1_epi32(static_cast<int>(
-      (static_cast<unsigned>(static_cast<std::uint16_t>(second)) << 16) | static_cast<std::uint16_t>(first)));
+  return IntVec(_mm256_set1_epi32(static_cast<int>(
+      (static_cast<unsigned>(static_cast<std::uint16_t>(second)) << 16) | static_cast<std::uint16_t>(first))));
 }
 template <int kChannels>
 inline void add_row_pair(const std::int8_t* first, const std::int8_t* second, IntVec weights, IntVec* acc) {
@@ -81,13 +84,13 @@ inline void add_row_pair(const std::int8_t* first, const std::int8_t* second, In
     const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + d));
     const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + d));
     IntVec* out = acc + d / kPairChannels;
-    out[0] = multiply_pairs(out[0], _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)), weights);
-    out[1] = multiply_pairs(out[1], _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)), weights);
+    out[0] = multiply_pairs(out[0], _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)), __m256i(weights));
+    out[1] = multiply_pairs(out[1], _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)), __m256i(weights));
   }
 }
 // out[0 .. kPairChannels) = acc * scale.
 inline void store_scaled(float* out, IntVec acc, float scale) {
-  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps(scale)));
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(__m256i(acc)), _mm256_set1_ps(scale)));
 }
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE
