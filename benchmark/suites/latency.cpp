@@ -20,7 +20,7 @@ constexpr const char* kName = "latency_vs_T";
 // The machine's limits are looked at again once they are so old: a shared one gives more at one moment than
 // at another, and what it gave while samples were taken is what they are set beside.
 constexpr double kLimitsAgeMs = 3000;
-constexpr double kGlanceEveryMs = 100;      // at the CPU's read bandwidth, while a sample is taken
+constexpr double kGlanceEveryMs = 100;    // at the CPU's read bandwidth, while a sample is taken
 constexpr double kNoisyVariation = 0.05;  // standard deviation over mean above which a record is marked
 
 // One version at one T.

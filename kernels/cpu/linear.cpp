@@ -14,9 +14,9 @@
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
 
-constexpr std::int64_t kOutputsPerTask = 64;        // 200 KB of float32 weights at a width of 768
+constexpr std::int64_t kOutputsPerTask = 64;          // 200 KB of float32 weights at a width of 768
 constexpr std::int64_t kMostStretchBytes = 64 << 10;  // of weights that are read in one go, two at a time
-constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
+constexpr std::int64_t kBytesPerWorker = 64 << 10;    // 4 us of reading; waking a thread takes 1 us or more
 
 constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
 constexpr int kRowsAtOnce = 4;           // that share a weight in a register
@@ -31,7 +31,8 @@ Vec activated(Vec x, Epilogue epilogue) {
 }
 
 // `count` outputs from `begin` on of one row: scales, bias, epilogue, store.
-void finish(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, std::int64_t begin, std::int64_t count, float* sums) {
+void finish(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, std::int64_t begin,
+            std::int64_t count, float* sums) {
   if (inputs.codes != nullptr) {
     const float* weight_scale = static_cast<const float*>(p.weight_scale) + begin;
     for (std::int64_t i = 0; i < count; ++i) sums[i] *= weight_scale[i] * inputs.scale[row];
@@ -42,8 +43,7 @@ void finish(const LinearParams& p, const LinearInputs& inputs, std::int64_t row,
     for (std::int64_t i = 0; i < count; ++i) sums[i] += bias[i];
   }
   if (p.epilogue == Epilogue::kGeluTanh || p.epilogue == Epilogue::kGeluExact)
-    for (std::int64_t i = 0; i < count; i += kLanes)
-      store(sums + i, activated(load(sums + i), p.epilogue));
+    for (std::int64_t i = 0; i < count; i += kLanes) store(sums + i, activated(load(sums + i), p.epilogue));
   char* out = static_cast<char*>(p.out) + (row * p.out_size + begin) * element_bytes(p.out_dtype);
   if (p.epilogue != Epilogue::kAdd) return write_row(sums, p.out_dtype, count, out);
   auto* residual = reinterpret_cast<float*>(out);

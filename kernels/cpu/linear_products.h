@@ -118,8 +118,7 @@ void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t str
 // one, which its prefetchers do not keep full. sums[weight][row], the same bits as above.
 constexpr int kPair = 4;
 template <typename W>
-void paired_products(const W* const (&weights)[2], const float* x, std::int64_t in,
-                     float (&sums)[2][kPair]) {
+void paired_products(const W* const (&weights)[2], const float* x, std::int64_t in, float (&sums)[2][kPair]) {
   for (int row = 0; row < kPair; ++row) {
     const W* first = weights[0] + row * in;
     const W* second = weights[1] + row * in;

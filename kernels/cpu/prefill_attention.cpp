@@ -2,11 +2,13 @@
 //
 // Two parallel passes: the new rows are written (quantised) into the cache, then a task attends from one tile
 // of queries of one head to the cache, a tile of keys at a time with a running maximum and sum. K and V tiles
-// pass through cache-sized float32 scratch, K transposed, so that both products are the same small matrix
-// kernel. Every query attends to what the cache holds, the dequantised values for int8, as a later decode
+// pass through cache-sized float32 scratch. Queries are transposed, once a tile, and scores come out with a
+// row a key: so both products are the same small matrix kernel, and the softmax takes a vector of queries at
+// a time. Every query attends to what the cache holds, the dequantised values for int8, as a later decode
 // step does.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/attention.h"
 #include "kernels/cpu/parallel.h"
@@ -20,7 +22,7 @@ void kv_append(const AppendParams& params);
 
 namespace {
 
-constexpr int kQueryTile = 64;  // amortises the transposition of a K tile
+constexpr int kQueryTile = 64;  // amortises bringing in K and V
 constexpr int kKeyTile = 64;
 constexpr int kBlockRows =
     4;  // x 2 vectors = 8 accumulators: covers the latency of fused multiply-add in 16 registers
@@ -28,19 +30,29 @@ constexpr int kBlockRows =
 // A worker's tiles. About 100 KiB at head size 64: stays in the second-level cache.
 template <int kHeadDim>
 struct Tiles {
-  alignas(64) float q[kQueryTile * kHeadDim];
-  alignas(64) float k_transposed[kHeadDim * kKeyTile];
+  alignas(64) float q_transposed[kHeadDim * kQueryTile];
+  alignas(64) float k[kKeyTile * kHeadDim];
   alignas(64) float v[kKeyTile * kHeadDim];
-  alignas(64) float p[kQueryTile * kKeyTile];
+  alignas(64) float p[kKeyTile * kQueryTile];  // scores, then their exponentials
   alignas(64) float out[kQueryTile * kHeadDim];
-  float maximum[kQueryTile];
-  float sum[kQueryTile];
+  alignas(64) float maximum[kQueryTile];
+  alignas(64) float sum[kQueryTile];
+  alignas(64) float shrink[kQueryTile];  // of what was summed before a new maximum
+};
+
+// A matrix by where its elements lie: floats from row to row, and from column to column.
+struct Matrix {
+  const float* data;
+  int row_stride;
+  int column_stride;
+
+  Matrix from_row(int row) const { return {data + row * row_stride, row_stride, column_stride}; }
+  float at(int row, int column) const { return data[row * row_stride + column * column_stride]; }
 };
 
 // c[kBlockRows][kVectors vectors] += a[kBlockRows][depth] * b[depth][...]; row strides in floats.
 template <int kVectors>
-inline void multiply_block(const float* a, int a_stride, const float* b, int b_stride, float* c, int c_stride,
-                           int depth) {
+inline void multiply_block(Matrix a, const float* b, int b_stride, float* c, int c_stride, int depth) {
   Vec acc[kBlockRows][kVectors];
   for (int r = 0; r < kBlockRows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = load(c + r * c_stride + j * kLanes);
@@ -48,7 +60,7 @@ inline void multiply_block(const float* a, int a_stride, const float* b, int b_s
     Vec column[kVectors];
     for (int j = 0; j < kVectors; ++j) column[j] = load(b + i * b_stride + j * kLanes);
     for (int r = 0; r < kBlockRows; ++r) {
-      const Vec factor = splat(a[r * a_stride + i]);
+      const Vec factor = splat(a.at(r, i));
       for (int j = 0; j < kVectors; ++j) acc[r][j] = fma(factor, column[j], acc[r][j]);
     }
   }
@@ -58,13 +70,12 @@ inline void multiply_block(const float* a, int a_stride, const float* b, int b_s
 
 // c[rows][kWidth] += a[rows][depth] * b[depth][kWidth]; rows is rounded up to a multiple of kBlockRows.
 template <int kWidth>
-void multiply(const float* a, int a_stride, const float* b, float* c, int rows, int depth) {
+void multiply(Matrix a, const float* b, float* c, int rows, int depth) {
   for (int r = 0; r < rows; r += kBlockRows) {
     int j = 0;
     for (; j + 2 * kLanes <= kWidth; j += 2 * kLanes)
-      multiply_block<2>(a + r * a_stride, a_stride, b + j, kWidth, c + r * kWidth + j, kWidth, depth);
-    if (j < kWidth)
-      multiply_block<1>(a + r * a_stride, a_stride, b + j, kWidth, c + r * kWidth + j, kWidth, depth);
+      multiply_block<2>(a.from_row(r), b + j, kWidth, c + r * kWidth + j, kWidth, depth);
+    if (j < kWidth) multiply_block<1>(a.from_row(r), b + j, kWidth, c + r * kWidth + j, kWidth, depth);
   }
 }
 
@@ -100,15 +111,14 @@ class PrefillAttention {
     for (std::int64_t key = 0; key < visible_last; key += kKeyTile) {
       const int keys = static_cast<int>(std::min<std::int64_t>(kKeyTile, visible_last - key));
       load_keys(b, head / group_, key, keys, tiles);
-      std::fill_n(tiles.p, kQueryTile * kKeyTile, 0.0F);
-      multiply<kKeyTile>(tiles.q, kHeadDim, tiles.k_transposed, tiles.p, queries, kHeadDim);
-      for (int r = 0; r < queries; ++r)
-        soften(r, static_cast<int>(std::clamp<std::int64_t>(visible_first + r - key, 0, keys)), tiles);
-      multiply<kHeadDim>(tiles.p, kKeyTile, tiles.v, tiles.out, queries, keys);
+      std::fill_n(tiles.p, kKeyTile * kQueryTile, 0.0F);
+      multiply<kQueryTile>({tiles.k, kHeadDim, 1}, tiles.q_transposed, tiles.p, keys, kHeadDim);
+      soften(visible_first - key, keys, queries, tiles);
+      multiply<kHeadDim>({tiles.p, 1, kQueryTile}, tiles.v, tiles.out, queries, keys);
     }
     for (int r = 0; r < queries; ++r) {
       float* out = tiles.out + r * kHeadDim;
-      if (tiles.sum[r] != 0.0F)  // 0 only where a query sees no token
+      if (visible_first + r > 0)  // else the query sees no token
         for (int d = 0; d < kHeadDim; ++d) out[d] /= tiles.sum[r];
       write_row(out, p_.out.dtype, kHeadDim, row_of(p_.out, b, head, first_query + r));
     }
@@ -116,23 +126,23 @@ class PrefillAttention {
 
   void load_queries(std::int64_t b, std::int64_t head, std::int64_t first_query, int queries,
                     Tiles<kHeadDim>& tiles) const {
-    std::fill_n(tiles.q, kQueryTile * kHeadDim, 0.0F);
+    std::fill_n(tiles.q_transposed, kHeadDim * kQueryTile, 0.0F);
     std::fill_n(tiles.out, kQueryTile * kHeadDim, 0.0F);
     std::fill_n(tiles.maximum, kQueryTile, -INFINITY);
     std::fill_n(tiles.sum, kQueryTile, 0.0F);
+    alignas(64) float row[kHeadDim];
     for (int r = 0; r < queries; ++r) {
-      read_row(row_of(p_.q, b, head, first_query + r), p_.q.dtype, kHeadDim, tiles.q + r * kHeadDim);
-      for (int d = 0; d < kHeadDim; ++d) tiles.q[r * kHeadDim + d] *= p_.softmax_scale;
+      read_row(row_of(p_.q, b, head, first_query + r), p_.q.dtype, kHeadDim, row);
+      for (int d = 0; d < kHeadDim; ++d) tiles.q_transposed[d * kQueryTile + r] = row[d] * p_.softmax_scale;
     }
   }
 
-  // Brings keys [first, first + count) into scratch as float32; columns past `count` are zero.
+  // Brings keys [first, first + count) into scratch as float32.
   void load_keys(std::int64_t b, std::int64_t kv_head, std::int64_t first, int count,
                  Tiles<kHeadDim>& tiles) const {
     const std::int64_t base = (b * p_.cache.kv_heads + kv_head) * p_.cache.capacity + first;
     const T* k = static_cast<const T*>(p_.cache.k) + base * kHeadDim;
     const T* v = static_cast<const T*>(p_.cache.v) + base * kHeadDim;
-    alignas(64) float row[kHeadDim];
     for (int i = 0; i < count; ++i) {
       float k_scale = 1.0F;
       float v_scale = 1.0F;
@@ -140,39 +150,39 @@ class PrefillAttention {
         k_scale = p_.cache.k_scale[base + i];
         v_scale = p_.cache.v_scale[base + i];
       }
-      for (int d = 0; d < kHeadDim; d += kLanes) {
-        store(row + d, mul(load(k + i * kHeadDim + d), splat(k_scale)));
-        store(tiles.v + i * kHeadDim + d, mul(load(v + i * kHeadDim + d), splat(v_scale)));
+      for (int d = i * kHeadDim; d < (i + 1) * kHeadDim; d += kLanes) {
+        store(tiles.k + d, mul(load(k + d), splat(k_scale)));
+        store(tiles.v + d, mul(load(v + d), splat(v_scale)));
       }
-      for (int d = 0; d < kHeadDim; ++d) tiles.k_transposed[d * kKeyTile + i] = row[d];
-    }
-    for (int d = 0; d < kHeadDim; ++d) {
-      float* keys = tiles.k_transposed + d * kKeyTile;
-      std::fill(keys + count, keys + kKeyTile, 0.0F);
     }
   }
 
-  // One online-softmax step of query row r over its `visible` scores of this tile; the other scores become 0.
-  static void soften(int r, int visible, Tiles<kHeadDim>& tiles) {
-    float* p = tiles.p + r * kKeyTile;
-    float* out = tiles.out + r * kHeadDim;
-    std::fill(p + visible, p + kKeyTile, -INFINITY);
-    if (visible > 0) {
-      Vec most = splat(tiles.maximum[r]);
-      for (int i = 0; i < kKeyTile; i += kLanes) most = max(most, load(p + i));
-      const float maximum = reduce_max(most);
-      const float shrink = std::exp(tiles.maximum[r] - maximum);
-      Vec sum = zero();
-      for (int i = 0; i < kKeyTile; i += kLanes) {
-        const Vec value = exp_nonpositive(sub(load(p + i), splat(maximum)));
+  // One online-softmax step of all queries over the scores of `keys` keys, of which query r sees the first
+  // `visible + r`; the other scores become 0.
+  static void soften(std::int64_t visible, int keys, int queries, Tiles<kHeadDim>& tiles) {
+    for (std::int64_t i = std::max<std::int64_t>(visible, 0); i < keys; ++i)
+      std::fill_n(tiles.p + i * kQueryTile, std::min<std::int64_t>(i + 1 - visible, kQueryTile), -INFINITY);
+    for (int r = 0; r < kQueryTile; r += kLanes) {
+      const Vec before = load(tiles.maximum + r);
+      Vec maximum = before;
+      for (int i = 0; i < keys; ++i) maximum = max(maximum, load(tiles.p + i * kQueryTile + r));
+      // Of a query that has seen no token yet every exponential is 0, not e^(infinity - infinity).
+      const Vec from = max(maximum, splat(std::numeric_limits<float>::lowest()));
+      const Vec shrink = exp_nonpositive(sub(before, from));
+      Vec sum = mul(load(tiles.sum + r), shrink);
+      for (int i = 0; i < keys; ++i) {
+        float* p = tiles.p + i * kQueryTile + r;
+        const Vec value = exp_nonpositive(sub(load(p), from));
         sum = add(sum, value);
-        store(p + i, value);
+        store(p, value);
       }
-      tiles.sum[r] = tiles.sum[r] * shrink + reduce_add(sum);
-      tiles.maximum[r] = maximum;
-      for (int d = 0; d < kHeadDim; d += kLanes) store(out + d, mul(load(out + d), splat(shrink)));
+      store(tiles.maximum + r, maximum);
+      store(tiles.sum + r, sum);
+      store(tiles.shrink + r, shrink);
     }
-    std::fill(p + visible, p + kKeyTile, 0.0F);
+    for (int r = 0; r < queries; ++r)
+      for (int d = r * kHeadDim; d < (r + 1) * kHeadDim; d += kLanes)
+        store(tiles.out + d, mul(load(tiles.out + d), splat(tiles.shrink[r])));
   }
 
   const AttentionParams& p_;

@@ -75,8 +75,9 @@ inline void sum_rows8(const IntVec (&rows)[8], float* out) {
 constexpr int kPairChannels = 8;
 
 inline IntVec pair_weights(std::int16_t first, std::int16_t second) {
-  return IntVec(_mm256_set1_epi32(static_cast<int>(
-      (static_cast<unsigned>(static_cast<std::uint16_t>(second)) << 16) | static_cast<std::uint16_t>(first))));
+  return IntVec(
+      _mm256_set1_epi32(static_cast<int>((static_cast<unsigned>(static_cast<std::uint16_t>(second)) << 16) |
+                                         static_cast<std::uint16_t>(first))));
 }
 template <int kChannels>
 inline void add_row_pair(const std::int8_t* first, const std::int8_t* second, IntVec weights, IntVec* acc) {

@@ -110,13 +110,14 @@ def generation(measured: Measured, side: Side, total: int) -> Record:
     ms_per_token = 1e3 * numpy.median([t for row in rows for t in row["total_s"]]) / new_tokens
     step_bytes = bytes_per_step(rows[0], (measured.run["prompt"] + total) / 2)
     bandwidths = measured.bandwidths()
-    limit = 1e3 * step_bytes / max(bandwidths) / ms_per_token if bandwidths else None
+    bandwidth = float(numpy.median(bandwidths)) if bandwidths else None
+    limit = 1e3 * step_bytes / bandwidth / ms_per_token if bandwidth else None
     return {
         "time_per_token_ms_median": float(ms_per_token),
         "weight_bytes_per_parameter": rows[0]["weight_b"],
         "kv_bytes_per_entry": rows[0]["kv_b"],
         "model_bytes": step_bytes,
-        "read_bandwidth_bytes_per_s": max(bandwidths, default=None),
+        "read_bandwidth_bytes_per_s": bandwidth,
         "read_bandwidth_bytes_per_s_samples": bandwidths,
         "limit_fraction": limit,
         "peak_rss_bytes": int(max(row["rss_mb"] for row in rows) * 2**20),

@@ -133,7 +133,7 @@ def test_records_and_their_ratios(harness, words, tmp_path, capsys):
     # GPT-2 has 124,439,808 parameters, 1024 positions of 768 among them; 2 x 12 x 768 entries a token.
     step_bytes = 4 * (124439808 - 1024 * 768) + 2 * 2 * 12 * 768 * 48
     assert v1["model_bytes"] == step_bytes
-    assert v1["limit_fraction"] == pytest.approx(step_bytes / 30e9 / (0.48 / 32))
+    assert v1["limit_fraction"] == pytest.approx(step_bytes / 20e9 / (0.48 / 32))  # the median
     assert v1["peak_rss_bytes"] == 100.5 * 2**20
     assert v1["context"]["peers"] == ["llama==1"] and v1["context"]["isa"] and v1["context"]["cpu"]
     shown = capsys.readouterr()
