@@ -32,6 +32,33 @@ struct Point {
   Outcome outcome;
 };
 
+// The CPU's read bandwidth while a sample is taken.
+class BandwidthWatch {
+ public:
+  explicit BandwidthWatch(c10::Device device) : on_cpu_(device.is_cpu()) {}
+
+  void glance() {
+    if (!on_cpu_) return;
+    const Timer timer;
+    rates_.push_back(glance_at_read_bandwidth());
+    spent_ms_ += timer.elapsed_ms();
+    since_last_.restart();
+  }
+  void glance_if_due() {
+    if (since_last_.elapsed_ms() > kGlanceEveryMs) glance();
+  }
+  double spent_ms() const { return spent_ms_; }  // to be taken off the sample
+  std::optional<double> bytes_per_s() const {
+    return rates_.empty() ? std::nullopt : std::optional(median(rates_));
+  }
+
+ private:
+  bool on_cpu_;
+  std::vector<double> rates_;
+  double spent_ms_ = 0;
+  Timer since_last_;
+};
+
 class Latency {
  public:
   explicit Latency(Session& session) : session_(session), config_(session.config()) {
@@ -114,38 +141,29 @@ class Latency {
       if (captured == nullptr)
         cache = session_.make_cache(*point.strategy, config_.batch_size, config_.prompt_length + T - 1);
       std::int64_t generated = 0;
-      std::vector<double> glances;
-      double glances_ms = 0;
-      Timer since_glance;
-      const auto glance = [&] {
-        if (!session_.device().is_cpu()) return;
-        const Timer timer;
-        glances.push_back(glance_at_read_bandwidth());
-        glances_ms += timer.elapsed_ms();
-        since_glance.restart();
-      };
+      BandwidthWatch watch(session_.device());
       const auto on_token = [&](const at::Tensor&) {
         ++generated;
-        if (since_glance.elapsed_ms() > kGlanceEveryMs) glance();
+        watch.glance_if_due();
         if (generated % 16 == 0)
           session_.progress(done_work_ + work * static_cast<double>(generated) / static_cast<double>(T),
                             total_work_, label);
         return interrupted_signal() == 0;
       };
       const GenerateOptions options{.on_token = on_token, .overflow = session_.overflow(T)};
-      glance();
-      const double before_ms = glances_ms;
+      watch.glance();
+      const double before_ms = watch.spent_ms();
       const Timer timer;
       if (captured != nullptr)
         generate(model, captured->cache, captured->graph, prompt, T, sampler, options);
       else
         generate(model, cache ? &*cache : nullptr, prompt, T, sampler, options);
       synchronize(session_.device());
-      const double elapsed_ms = timer.elapsed_ms() - (glances_ms - before_ms);
-      glance();
+      const double elapsed_ms = timer.elapsed_ms() - (watch.spent_ms() - before_ms);
+      watch.glance();
       if (warmup || generated != T) return;
       point.samples_ms.push_back(elapsed_ms);
-      if (!glances.empty()) point.read_bytes_per_s.push_back(median(glances));
+      if (const auto rate = watch.bytes_per_s()) point.read_bytes_per_s.push_back(*rate);
     });
     done_work_ += work;
     session_.progress(done_work_, total_work_, label);
