@@ -68,14 +68,15 @@ inline void multiply_block(Matrix a, const float* b, int b_stride, float* c, int
     for (int j = 0; j < kVectors; ++j) store(c + r * c_stride + j * kLanes, acc[r][j]);
 }
 
-// c[rows][kWidth] += a[rows][depth] * b[depth][kWidth]; rows is rounded up to a multiple of kBlockRows.
+// c[rows][columns] += a[rows][depth] * b[depth][columns], b and c with rows of kWidth floats. `rows` is
+// rounded up to a multiple of kBlockRows, `columns` to one of kLanes.
 template <int kWidth>
-void multiply(Matrix a, const float* b, float* c, int rows, int depth) {
+void multiply(Matrix a, const float* b, float* c, int rows, int columns, int depth) {
   for (int r = 0; r < rows; r += kBlockRows) {
     int j = 0;
-    for (; j + 2 * kLanes <= kWidth; j += 2 * kLanes)
+    for (; j + kLanes < columns; j += 2 * kLanes)
       multiply_block<2>(a.from_row(r), b + j, kWidth, c + r * kWidth + j, kWidth, depth);
-    if (j < kWidth) multiply_block<1>(a.from_row(r), b + j, kWidth, c + r * kWidth + j, kWidth, depth);
+    if (j < columns) multiply_block<1>(a.from_row(r), b + j, kWidth, c + r * kWidth + j, kWidth, depth);
   }
 }
 
@@ -112,9 +113,9 @@ class PrefillAttention {
       const int keys = static_cast<int>(std::min<std::int64_t>(kKeyTile, visible_last - key));
       load_keys(b, head / group_, key, keys, tiles);
       std::fill_n(tiles.p, kKeyTile * kQueryTile, 0.0F);
-      multiply<kQueryTile>({tiles.k, kHeadDim, 1}, tiles.q_transposed, tiles.p, keys, kHeadDim);
+      multiply<kQueryTile>({tiles.k, kHeadDim, 1}, tiles.q_transposed, tiles.p, keys, queries, kHeadDim);
       soften(visible_first - key, keys, queries, tiles);
-      multiply<kHeadDim>({tiles.p, 1, kQueryTile}, tiles.v, tiles.out, queries, keys);
+      multiply<kHeadDim>({tiles.p, 1, kQueryTile}, tiles.v, tiles.out, queries, kHeadDim, keys);
     }
     for (int r = 0; r < queries; ++r) {
       float* out = tiles.out + r * kHeadDim;
@@ -162,7 +163,7 @@ class PrefillAttention {
   static void soften(std::int64_t visible, int keys, int queries, Tiles<kHeadDim>& tiles) {
     for (std::int64_t i = std::max<std::int64_t>(visible, 0); i < keys; ++i)
       std::fill_n(tiles.p + i * kQueryTile, std::min<std::int64_t>(i + 1 - visible, kQueryTile), -INFINITY);
-    for (int r = 0; r < kQueryTile; r += kLanes) {
+    for (int r = 0; r < queries; r += kLanes) {
       const Vec before = load(tiles.maximum + r);
       Vec maximum = before;
       for (int i = 0; i < keys; ++i) maximum = max(maximum, load(tiles.p + i * kQueryTile + r));
