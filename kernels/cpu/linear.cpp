@@ -14,9 +14,10 @@
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
 
-constexpr std::int64_t kOutputsPerTask = 64;          // 200 KB of float32 weights at a width of 768
-constexpr std::int64_t kMostStretchBytes = 64 << 10;  // of weights that are read in one go, two at a time
-constexpr std::int64_t kBytesPerWorker = 64 << 10;    // 4 us of reading; waking a thread takes 1 us or more
+constexpr std::int64_t kOutputsPerTask = 64;  // 200 KB of float32 weights at a width of 768
+// Of weights that one row reads in one go, two at a time, if that leaves two tasks or more for each worker.
+constexpr std::int64_t kMostStretchBytes = 64 << 10;
+constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
 
 constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
 constexpr int kRowsAtOnce = 4;           // that share a weight in a register
@@ -190,7 +191,8 @@ void multiply_all(const LinearParams& p) {
     using W = decltype(element);
     const bool pairs = reads_pairs<W>(p);
     const bool long_rows = kOutputsPerTask * row_bytes > kMostStretchBytes;
-    const std::int64_t stretch = pairs && long_rows ? kOutputsPerTask / 2 : kOutputsPerTask;
+    const bool few_outputs = p.out_size < 4 * kOutputsPerTask * worker_count(p.out_size);
+    const std::int64_t stretch = pairs && (long_rows || few_outputs) ? kOutputsPerTask / 2 : kOutputsPerTask;
     const std::int64_t outputs = pairs ? 2 * stretch : stretch;  // a task
     const std::int64_t tasks = (p.out_size + outputs - 1) / outputs;
     const int workers = worker_count(std::min(tasks, p.out_size * row_bytes / kBytesPerWorker));
