@@ -245,9 +245,10 @@ def test_huge_header_costs_neither_time_nor_memory(probe, begin, message):
     with path.open("wb") as file:
         file.write(struct.pack("<Q", HUGE) + begin)
         file.truncate(8 + HUGE)
-    start = time.monotonic()
-    verdict = probe.verdict(path)
-    seconds = time.monotonic() - start
-    assert message in verdict
-    assert seconds < 0.1
+    seconds = []
+    for _ in range(4):  # the machine may have other work: the quickest says what the header costs
+        start = time.monotonic()
+        assert message in probe.verdict(path)
+        seconds.append(time.monotonic() - start)
+    assert min(seconds) < 0.1
     assert probe.peak_bytes() < 64 << 20
