@@ -1,5 +1,6 @@
-// Rows times a weight matrix. Weights are read from memory once, row after row as they lie there: one stream
-// a core is what hardware prefetchers follow best.
+// Rows times a weight matrix. Weights are read from memory once. Few rows of x wait for it, and read a few
+// streams a core, each in the order of memory, as hardware prefetchers follow best; many rows compute, and
+// fetch the next task's weights on the way.
 #include "kernels/linear.h"
 
 #include <algorithm>
@@ -14,15 +15,18 @@
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
 
-constexpr std::int64_t kOutputsPerTask = 64;  // 200 KB of float32 weights at a width of 768
+constexpr std::int64_t kOutputsPerTask = 64;  // at most
+// Of weights, beside several rows: as many of the next task come into a core's second-level cache meanwhile.
+constexpr std::int64_t kTaskBytes = 200 << 10;
 // Of weights that one row reads in one go, two at a time, if that leaves two tasks or more for each worker.
 constexpr std::int64_t kMostStretchBytes = 64 << 10;
 constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
 
 constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
 constexpr int kRowsAtOnce = 4;           // that share a weight in a register
-// Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are. A single row of x takes
-// one: a core's stream from memory is fastest alone.
+// Of x; with more than these most products come from the caches, and streams gain nothing.
+constexpr std::int64_t kMostRowsByStreams = 8;
+// Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
 
 Vec activated(Vec x, Epilogue epilogue) {
@@ -58,30 +62,48 @@ const float* rows_for(const W*, const LinearInputs& inputs) {
 }
 inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) { return inputs.codes; }
 
+// What the group of rows from `first` on fetches of the next task's weights, which begin at `next`, with each
+// `outputs` of its own: half a line or more in each step of the products. Groups take shares, so that memory
+// is read all the while.
+template <typename W>
+Ahead share_of_next_task(const LinearParams& p, std::int64_t first, int outputs, const W* next) {
+  const auto* data = reinterpret_cast<const char*>(next);
+  constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
+  const std::int64_t step = outputs * kStepElements<W> * kElement;
+  const std::int64_t groups = (p.rows + kRowsAtOnce - 1) / kRowsAtOnce, group = first / kRowsAtOnce;
+  const std::int64_t most_shares = std::max<std::int64_t>(step / (kCacheLine / 2), 1);
+  const std::int64_t every = (groups + most_shares - 1) / most_shares;  // of the groups one fetches
+  if (group % every != 0) return {data, 0};
+  const std::int64_t shares = (groups + every - 1) / every, share = group / every;
+  return {data + outputs * p.in * kElement * share / shares, step / shares};
+}
+
 // Outputs [begin, end) of rows [first, first + kRows), without bias and the scales of codes:
-// sums[row][output - begin].
-template <int kRows, int kOutputs, typename W>
+// sums[row][output - begin]. kStreams: read as kOutputs streams far from each other, each in the order of
+// memory; else weight rows that are neighbours share a tile.
+template <int kRows, int kOutputs, bool kStreams, typename W>
 void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t first, std::int64_t begin,
               std::int64_t end, float (*sums)[kOutputsPerTask]) {
-  const W* weight = static_cast<const W*>(p.weight);
+  const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
   const auto* x = rows_for(weight, inputs) + first * inputs.stride;
-  // Each group of rows fetches its share of the next task's weights, so that memory is read all the while.
-  const std::int64_t groups = (p.rows + kRowsAtOnce - 1) / kRowsAtOnce, group = first / kRowsAtOnce;
-  constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
-  constexpr std::int64_t kStep = std::is_same_v<W, std::int8_t> ? kCodeLanes : kLanes;
-  std::int64_t o = begin;
-  for (; o + kOutputs <= end; o += kOutputs) {
+  const std::int64_t count = end - begin, tiles = count / kOutputs;
+  Ahead ahead;
+  if (kOutputs > 1) ahead = share_of_next_task<W>(p, first, kOutputs, weight + count * p.in);
+  for (std::int64_t t = 0; t < tiles; ++t) {
     float tile[kRows][kOutputs];
-    const W* later = weight + (o + kOutputsPerTask) * p.in + kOutputs * p.in * group / groups;
-    products(weight + o * p.in, x, inputs.stride, p.in,
-             {reinterpret_cast<const char*>(later), kOutputs * kStep * kElement / groups}, tile);
+    if constexpr (kStreams)
+      products_apart(weight + t * p.in, tiles * p.in, x, inputs.stride, p.in, ahead, tile);
+    else
+      products(weight + t * kOutputs * p.in, x, inputs.stride, p.in, ahead, tile);
+    if (kOutputs > 1) ahead.data += kOutputs * p.in * static_cast<std::int64_t>(sizeof(W));
     for (int row = 0; row < kRows; ++row)
-      for (int i = 0; i < kOutputs; ++i) sums[row][o - begin + i] = tile[row][i];
+      for (int i = 0; i < kOutputs; ++i)
+        sums[row][kStreams ? t + i * tiles : t * kOutputs + i] = tile[row][i];
   }
-  for (; o < end; ++o) {
+  for (std::int64_t o = tiles * kOutputs; o < count; ++o) {
     float column[kRows][1];
     products(weight + o * p.in, x, inputs.stride, p.in, {}, column);
-    for (int row = 0; row < kRows; ++row) sums[row][o - begin] = column[row][0];
+    for (int row = 0; row < kRows; ++row) sums[row][o] = column[row][0];
   }
 }
 
@@ -110,14 +132,18 @@ void multiply_int4(const LinearParams& p, const LinearInputs& inputs, std::int64
   }
 }
 
-// Which of the two, and how many outputs at once.
+// Which of the two, and how.
 template <int kRows, typename W>
 void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t first, std::int64_t begin,
               std::int64_t end, float (*sums)[kOutputsPerTask]) {
   if constexpr (std::is_same_v<W, Int4Weight>)
     multiply_int4<kRows>(p, inputs, first, begin, end, sums);
+  else if constexpr (kRows == 1)
+    multiply<kRows, 1, false, W>(p, inputs, first, begin, end, sums);
+  else if (p.rows <= kMostRowsByStreams)
+    multiply<kRows, kOutputsAtOnce, true, W>(p, inputs, first, begin, end, sums);
   else
-    multiply<kRows, kRows == 1 ? 1 : kOutputsAtOnce, W>(p, inputs, first, begin, end, sums);
+    multiply<kRows, kOutputsAtOnce, false, W>(p, inputs, first, begin, end, sums);
 }
 
 // As many rows from `first` on as there are, kRows at most; returns how many.
@@ -183,6 +209,14 @@ void with_weight_type(const LinearParams& p, F&& f) {
   with_cache_type(p.weight_format == WeightFormat::kInt8Rows ? DType::kInt8 : p.dtype, f);
 }
 
+// Of one stream, if a task reads pairs of them.
+std::int64_t outputs_per_task(const LinearParams& p, std::int64_t row_bytes, bool pairs) {
+  if (!pairs) return std::clamp(kTaskBytes / row_bytes / 8 * 8, std::int64_t{8}, kOutputsPerTask);
+  const bool long_rows = kOutputsPerTask * row_bytes > kMostStretchBytes;
+  const bool few_outputs = p.out_size < 4 * kOutputsPerTask * worker_count(p.out_size);
+  return long_rows || few_outputs ? kOutputsPerTask / 2 : kOutputsPerTask;
+}
+
 void multiply_all(const LinearParams& p) {
   const LinearInputs inputs = prepare_inputs(p);
   const std::int64_t row_bytes =
@@ -190,9 +224,7 @@ void multiply_all(const LinearParams& p) {
   with_weight_type(p, [&](auto element) {
     using W = decltype(element);
     const bool pairs = reads_pairs<W>(p);
-    const bool long_rows = kOutputsPerTask * row_bytes > kMostStretchBytes;
-    const bool few_outputs = p.out_size < 4 * kOutputsPerTask * worker_count(p.out_size);
-    const std::int64_t stretch = pairs && (long_rows || few_outputs) ? kOutputsPerTask / 2 : kOutputsPerTask;
+    const std::int64_t stretch = outputs_per_task(p, row_bytes, pairs);
     const std::int64_t outputs = pairs ? 2 * stretch : stretch;  // a task
     const std::int64_t tasks = (p.out_size + outputs - 1) / outputs;
     const int workers = worker_count(std::min(tasks, p.out_size * row_bytes / kBytesPerWorker));

@@ -43,32 +43,38 @@ template <typename Part, int kRows, int kOutputs>
   });
 }
 
-// What products fetch from memory on the way, for later: `step` bytes in each of their steps.
-struct Ahead {
-  const char* data;
-  std::int64_t step;
+constexpr std::int64_t kCacheLine = 64;
 
-  void fetch(std::int64_t steps) const {
-    __builtin_prefetch(data + steps * step, 0, 2);  // into the second-level cache
-    __builtin_prefetch(data + steps * step + step / 2, 0, 2);
+// What products fetch from memory on the way, for later: `step` bytes in each of their steps, in whole lines.
+struct Ahead {
+  const char* data = nullptr;
+  std::int64_t step = 0;
+
+  // Always inlined: a call that only prefetches is one that GCC 12 may leave out.
+  [[gnu::always_inline]] void fetch(std::int64_t steps) const {
+    for (std::int64_t i = 0; i < step; i += kCacheLine)
+      __builtin_prefetch(data + steps * step + i, 0, 2);  // into the second-level cache
   }
 };
 
-// sums[row][output] = the product of row `output` of `weight` with row `row` of x. A product is one chain of
-// sums, the same for any number of rows: a row's bits are the same alone and in a batch.
+// Elements of a weight that a step of the products below takes of each of its rows.
+template <typename W>
+constexpr std::int64_t kStepElements = std::is_same_v<W, std::int8_t> ? kCodeLanes : kLanes;
+
+// sums[row][output] = the product of a row of the weight, `apart` elements from one to the next, with row
+// `row` of x. A product is one chain of sums, the same for any number of rows: a row's bits are the same
+// alone and in a batch.
 template <int kRows, int kOutputs, typename W>
-void products(const W* weight, const float* x, std::int64_t stride, std::int64_t in, Ahead ahead,
-              float (&sums)[kRows][kOutputs]) {
+[[gnu::always_inline]] inline void products_apart(const W* weight, std::int64_t apart, const float* x,
+                                                  std::int64_t stride, std::int64_t in, Ahead ahead,
+                                                  float (&sums)[kRows][kOutputs]) {
   Vec chains[kRows][kOutputs];
   unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = zero(); }); });
   std::int64_t i = 0;
   for (; i + kLanes <= in; i += kLanes) {
-    if (kOutputs > 1) ahead.fetch(i / kLanes);
+    ahead.fetch(i / kLanes);
     Vec w[kOutputs];
-    unrolled<kOutputs>([&](auto o) {
-      w[o] = load(weight + o * in + i);
-      if (kOutputs > 1) __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kLanes);
-    });
+    unrolled<kOutputs>([&](auto o) { w[o] = load(weight + o * apart + i); });
     unrolled<kRows>([&](auto row) {
       const Vec values = load(x + row * stride + i);
       unrolled<kOutputs>([&](auto o) { chains[row][o] = fma(w[o], values, chains[row][o]); });
@@ -81,13 +87,14 @@ void products(const W* weight, const float* x, std::int64_t stride, std::int64_t
   for (int row = 0; row < kRows; ++row)
     for (int o = 0; o < kOutputs; ++o)
       for (std::int64_t j = i; j < in; ++j)
-        sums[row][o] += to_float(weight[o * in + j]) * x[row * stride + j];
+        sums[row][o] += to_float(weight[o * apart + j]) * x[row * stride + j];
 }
 
 // The same in integers: exact, in whatever order. Rows of x go on with zeros, for a whole vector at least.
 template <int kRows, int kOutputs>
-void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t stride, std::int64_t in,
-              Ahead ahead, float (&sums)[kRows][kOutputs]) {
+[[gnu::always_inline]] inline void products_apart(const std::int8_t* weight, std::int64_t apart,
+                                                  const std::int16_t* x, std::int64_t stride, std::int64_t in,
+                                                  Ahead ahead, float (&sums)[kRows][kOutputs]) {
   CodeSum parts[kRows][kOutputs];
   unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { parts[row][o] = code_zero(); }); });
   const auto step = [&](const std::int8_t* codes, std::int64_t codes_stride, std::int64_t i) {
@@ -100,18 +107,23 @@ void products(const std::int8_t* weight, const std::int16_t* x, std::int64_t str
   };
   const std::int64_t whole = in / kCodeLanes * kCodeLanes;
   for (std::int64_t i = 0; i < whole; i += kCodeLanes) {
-    if (kOutputs > 1) ahead.fetch(i / kCodeLanes);
-    for (int o = 0; kOutputs > 1 && o < kOutputs; ++o)
-      __builtin_prefetch(weight + kOutputs * in + i * kOutputs + o * kCodeLanes);
-    step(weight + i, in, i);
+    ahead.fetch(i / kCodeLanes);
+    step(weight + i, apart, i);
   }
   if (whole < in) {
     alignas(64) std::int8_t rest[kOutputs][kCodeLanes] = {};
     for (int o = 0; o < kOutputs; ++o)
-      std::memcpy(rest[o], weight + o * in + whole, static_cast<std::size_t>(in - whole));
+      std::memcpy(rest[o], weight + o * apart + whole, static_cast<std::size_t>(in - whole));
     step(rest[0], kCodeLanes, whole);
   }
   sum_lanes(parts, sums);
+}
+
+// The same of rows that lie one behind the other. Not inlined: there it runs out of registers (GCC 12).
+template <int kRows, int kOutputs, typename W, typename X>
+[[gnu::noinline]] void products(const W* weight, const X* x, std::int64_t stride, std::int64_t in,
+                                Ahead ahead, float (&sums)[kRows][kOutputs]) {
+  products_apart(weight, in, x, stride, in, ahead, sums);
 }
 
 // One row of x with kPair rows each of two weights far from each other: a core reads two streams faster than
