@@ -158,11 +158,23 @@ std::int64_t multiply_rows(const LinearParams& p, const LinearInputs& inputs, st
   return kRows;
 }
 
+// Has the lines of outputs [begin, end) of rows [first, last) fetched, so that storing does not wait for
+// them.
+[[gnu::always_inline]] inline void expect_outputs(const LinearParams& p, std::int64_t first,
+                                                  std::int64_t last, std::int64_t begin, std::int64_t end) {
+  const std::int64_t element = element_bytes(p.out_dtype);
+  for (std::int64_t row = first; row < last; ++row) {
+    const char* out = static_cast<const char*>(p.out) + row * p.out_size * element;
+    for (std::int64_t i = begin * element; i < end * element; i += kCacheLine) __builtin_prefetch(out + i, 1);
+  }
+}
+
 template <typename W>
 void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin, std::int64_t end) {
   alignas(64) float sums[kRowsAtOnce][kOutputsPerTask] = {};
   // Rows in groups: for all but the first the weights come from the caches.
   for (std::int64_t first = 0; first < p.rows;) {
+    expect_outputs(p, first, std::min(first + kRowsAtOnce, p.rows), begin, end);
     const std::int64_t count = multiply_rows<kRowsAtOnce, W>(p, inputs, first, begin, end, sums);
     for (std::int64_t row = 0; row < count; ++row)
       finish(p, inputs, first + row, begin, end - begin, sums[row]);
