@@ -44,9 +44,10 @@ void prepare(const float* q, Query<T, kHeadDim>& query) {
   }
 }
 
-// Brings the lines of a row block that is needed a whole pass later into the second-level cache.
+// Brings the lines of a row block that is needed a whole pass later into the second-level cache. Always
+// inlined: a call that only prefetches is one that GCC 12 may leave out.
 template <typename T>
-inline void prefetch_block(const T* block, int elements) {
+[[gnu::always_inline]] inline void prefetch_block(const T* block, int elements) {
   const char* line = reinterpret_cast<const char*>(block);
   for (int offset = 0; offset < elements * static_cast<int>(sizeof(T)); offset += 64)
     __builtin_prefetch(line + offset, 0, 2);

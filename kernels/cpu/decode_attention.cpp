@@ -1,9 +1,10 @@
 // Attention of a few query tokens over a long cache, with the new tokens appended on the way.
 //
-// A task is one (sequence, kv head, chunk of kChunk cached tokens): it writes the new rows that fall into its
-// chunk, then attends from every query row that shares the kv head. Chunks of one head meet in scratch as
-// (maximum, sum, weighted values); the task that finishes last merges them in chunk order. Chunks depend on
-// the length alone, so a sequence gives the same bits alone or in a batch, on any number of threads.
+// A task is one (sequence, kv head, chunk of kChunk cached tokens at most): it writes the new rows that fall
+// into its chunk, then attends from every query row that shares the kv head. Chunks of one head meet in
+// scratch as (maximum, sum, weighted values); the task that finishes last merges them in chunk order. Chunks
+// depend on the length alone, so a sequence gives the same bits alone or in a batch, on any number of
+// threads.
 //
 // An int8 cache is attended on its codes. The query is quantised to 16 bits once (its error, 2^-16 of the
 // largest element, vanishes beside the cache's 2^-8), K rows are read as integer dot products, and V's scale
@@ -22,8 +23,8 @@
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
 
-constexpr int kChunk =
-    256;  // tokens a task: 16 KiB of int8 K, enough to hide the merge, small enough to share out
+// Tokens a task at most: 16 KiB of int8 K, enough to hide the merge, small enough to share out.
+constexpr int kChunk = 256;
 constexpr int kRowsPerStep = 8;  // K rows whose dot products are summed together
 static_assert(kChunk <= kMostRows);
 
@@ -96,6 +97,13 @@ class DecodeAttention {
     return std::max<std::int64_t>(1, (tokens + kChunk - 1) / kChunk);
   }
 
+  // Of chunks that are alike: behind full ones a short last one would have its neighbour fetched in part, or
+  // rows that no token fills.
+  static std::int64_t chunk_tokens(std::int64_t tokens) {
+    const std::int64_t steps = chunks_of(tokens) * kRowsPerStep;
+    return (tokens + steps - 1) / steps * kRowsPerStep;
+  }
+
   // Scratch: first task of each sequence, finished chunks of each (sequence, kv head), then the partial
   // results.
   void lay_out() {
@@ -134,12 +142,13 @@ class DecodeAttention {
     const std::int64_t total = total_tokens(b);
     const std::int64_t chunks = chunks_of(total);
     const std::int64_t kv_head = (task - first_task_[b]) / chunks;
-    const std::int64_t begin = (task - first_task_[b]) % chunks * kChunk;
+    const std::int64_t tokens = chunk_tokens(total);
+    const std::int64_t begin = (task - first_task_[b]) % chunks * tokens;
     return {b,
             kv_head,
             chunks,
             begin,
-            std::min<std::int64_t>(begin + kChunk, total),
+            std::min(begin + tokens, total),
             (b * p_.cache.kv_heads + kv_head) * p_.cache.capacity + begin};
   }
 
