@@ -151,8 +151,9 @@ def test_products_and_attentions_are_those_of_the_model():
     native = kvfuse._C.measure
     native.run_products(x, weights[:2])
     native.run_step_products(x, weights[:2])
-    with pytest.raises(ValueError, match=r"expected x \[rows, in\] and weights \[out, in\]"):
-        native.run_products(x, [torch.zeros(32, 63)])
+    for run in (native.run_products, native.run_step_products):  # each weight is reached, the last too
+        with pytest.raises(ValueError, match=r"expected x \[rows, in\] and weights \[out, in\]"):
+            run(x, [*weights[:7], torch.zeros(32, 63)])
     with pytest.raises(ValueError, match="a multiple of 8 wide"):
         native.run_step_products(torch.zeros(1, 63), [torch.zeros(32, 63)])
 
