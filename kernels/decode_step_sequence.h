@@ -117,7 +117,7 @@ class StepSequence {
 
   // out = epilogue(linear(layernorm(residual stream)))
   Status from_stream(const Norm& norm, const Linear& linear, void* out, DType out_dtype,
-                     Epilogue epilogue = Epilogue::kStore) const {
+                     Epilogue epilogue = Epilogue::kStore, bool fine_activations = false) const {
     return backend_.linear({.x = buffers_.x,
                             .weight = linear.weight,
                             .weight_scale = linear.scale,
@@ -129,6 +129,7 @@ class StepSequence {
                             .out_dtype = out_dtype,
                             .weight_format = linear.format,
                             .epilogue = epilogue,
+                            .fine_activations = fine_activations,
                             .rows = p_.batch,
                             .in = p_.n_embd,
                             .out_size = linear.out_size});
@@ -178,7 +179,8 @@ class StepSequence {
     Status status = from_stream({layer.ln_1_weight, layer.ln_1_bias},
                                 {layer.qkv_weight, layer.qkv_weight_scale, layer.qkv_bias,
                                  layer.appends ? 3 * n : n, p_.layer_format},
-                                buffers_.qkv, p_.dtype);
+                                buffers_.qkv, p_.dtype, Epilogue::kStore,
+                                takes_fine_activations(&layer - p_.layers.data()));
     if (backend_.done(status)) status = attend(layer);
     if (backend_.done(status))
       status = into_stream(

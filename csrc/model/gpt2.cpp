@@ -18,6 +18,7 @@
 #include "csrc/model/linear.h"
 #include "csrc/ops/ops.h"
 #include "csrc/ops/trust_lengths.h"
+#include "kernels/decode_step.h"
 
 namespace kvfuse {
 namespace {
@@ -126,9 +127,10 @@ at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::
   const std::int64_t length = x.size(1);
   const bool owns = index % weights_.sharing_group == 0;
   // Views into the fused projection: [batch, n_head, T, head_dim] each; queries alone if the layer borrows.
-  const at::Tensor projected = linear(x, {layer.qkv_weight, layer.qkv_scale}, layer.qkv_bias)
-                                   .view({batch, length, owns ? 3 : 1, config().n_head, config().head_dim()})
-                                   .permute({2, 0, 3, 1, 4});
+  const at::Tensor projected =
+      linear(x, {layer.qkv_weight, layer.qkv_scale, takes_fine_activations(index)}, layer.qkv_bias)
+          .view({batch, length, owns ? 3 : 1, config().n_head, config().head_dim()})
+          .permute({2, 0, 3, 1, 4});
   const at::Tensor q = projected.select(0, 0);
   if (owns) {
     pass.k = projected.select(0, 1);

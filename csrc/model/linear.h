@@ -10,7 +10,8 @@ enum class Gelu { kExact, kTanh };
 // A weight [out, in] of the activations' dtype, or codes with their scales (quantized_weights.h).
 struct LinearWeight {
   at::Tensor values;
-  at::Tensor scale = {};  // undefined: no codes
+  at::Tensor scale = {};          // undefined: no codes
+  bool fine_activations = false;  // beside int8 codes (kernels/linear.h)
 };
 
 // x [..., in], bias [out] or undefined; all of one dtype, but for codes.

@@ -55,7 +55,8 @@ at::Tensor by_aten(const LinearArguments& args) {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const std::optional<at::Tensor>& weight_scale, const std::optional<at::Tensor>& norm_weight,
-                  const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu) {
+                  const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu,
+                  bool fine_activations) {
   const LinearArguments args{x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu};
   check_linear(args);
   const WeightFormat format = weight_format_of(weight);
@@ -78,6 +79,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
                .out_dtype = dtype,
                .weight_format = format,
                .epilogue = epilogue_of(gelu),
+               .fine_activations = fine_activations,
                .norm_epsilon = static_cast<float>(norm_epsilon),
                .rows = rows,
                .in = in,

@@ -57,7 +57,8 @@ at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::S
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const std::optional<at::Tensor>& weight_scale, const std::optional<at::Tensor>& norm_weight,
-                  const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu) {
+                  const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu,
+                  bool /*fine_activations*/) {
   check_linear({x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu});
   return empty_linear_result(x, weight);
 }

@@ -23,7 +23,7 @@ TORCH_LIBRARY(kvfuse, m) {
   define("dequantize_kv(Tensor codes, Tensor scale, ScalarType dtype) -> Tensor");
   define(
       "linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? weight_scale=None, "
-      "Tensor? norm_weight=None, Tensor? norm_bias=None, float norm_epsilon=1e-05, str gelu=\"none\") "
-      "-> Tensor");
+      "Tensor? norm_weight=None, Tensor? norm_bias=None, float norm_epsilon=1e-05, str gelu=\"none\", "
+      "bool fine_activations=False) -> Tensor");
   define("quantize_weight(Tensor weight, str format) -> (Tensor, Tensor)");
 }

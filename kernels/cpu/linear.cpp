@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/gelu.h"
 #include "kernels/cpu/linear_inputs.h"
+#include "kernels/cpu/linear_panels.h"
 #include "kernels/cpu/linear_products.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
@@ -38,7 +39,7 @@ Vec activated(Vec x, Epilogue epilogue) {
 // `count` outputs from `begin` on of one row: scales, bias, epilogue, store.
 void finish(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, std::int64_t begin,
             std::int64_t count, float* sums) {
-  if (inputs.codes != nullptr) {
+  if (inputs.scale != nullptr) {
     const float* weight_scale = static_cast<const float*>(p.weight_scale) + begin;
     for (std::int64_t i = 0; i < count; ++i) sums[i] *= weight_scale[i] * inputs.scale[row];
   }
@@ -60,7 +61,9 @@ template <typename W>
 const float* rows_for(const W*, const LinearInputs& inputs) {
   return inputs.values;
 }
-inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) { return inputs.codes; }
+inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) {
+  return inputs.rounded.codes;
+}
 
 // What the group of rows from `first` on fetches of the next task's weights, which begin at `next`, with each
 // `outputs` of its own: half a line or more in each step of the products. Groups take shares, so that memory
@@ -229,8 +232,36 @@ std::int64_t outputs_per_task(const LinearParams& p, std::int64_t row_bytes, boo
   return long_rows || few_outputs ? kOutputsPerTask / 2 : kOutputsPerTask;
 }
 
+#if defined(__AVX512VNNI__)
+void multiply_by_panels(const LinearParams& p, const LinearInputs& inputs) {
+  const std::int64_t blocks = activation_blocks(p.in);
+  const std::int64_t tasks = (p.out_size + kPanelOutputs - 1) / kPanelOutputs;
+  // Of the next panel's weights, that the products of a block fetch.
+  const std::int64_t step = kPanelOutputs * kActivationBlock * kPanelRows / inputs.bytes.rows;
+  parallel_tasks(tasks, worker_count(tasks), [&](std::int64_t task, std::int64_t next, int worker) {
+    const Panel panel = Panel::at(inputs.panels + worker * Panel::bytes(blocks), blocks);
+    const std::int64_t begin = task * kPanelOutputs, end = std::min(begin + kPanelOutputs, p.out_size);
+    const auto* weight = static_cast<const std::int8_t*>(p.weight);
+    pack(weight, p.in, begin, end, panel);
+    Ahead ahead = {reinterpret_cast<const char*>(weight) + next * kPanelOutputs * p.in, step};
+    for (std::int64_t first = 0; first < p.rows; first += kPanelRows) {
+      const std::int64_t last = std::min(first + kPanelRows, p.rows);
+      expect_outputs(p, first, last, begin, end);
+      alignas(64) float sums[kPanelRows][kPanelOutputs];
+      panel_products(panel, inputs.bytes, blocks, first, ahead, sums);
+      ahead.data += blocks * step;
+      for (std::int64_t row = first; row < last; ++row)
+        finish(p, inputs, row, begin, end - begin, sums[row - first]);
+    }
+  });
+}
+#endif
+
 void multiply_all(const LinearParams& p) {
   const LinearInputs inputs = prepare_inputs(p);
+#if defined(__AVX512VNNI__)
+  if (goes_by_panels(p)) return multiply_by_panels(p, inputs);
+#endif
   const std::int64_t row_bytes =
       weight_row_bytes(p.weight_format, p.dtype, p.in) + scale_row_bytes(p.weight_format, p.in);
   with_weight_type(p, [&](auto element) {

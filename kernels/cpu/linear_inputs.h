@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
-#include "kernels/cpu/linear_products.h"
+#include "kernels/cpu/linear_panels.h"
+#include "kernels/cpu/linear_rounding.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
 
@@ -25,11 +25,13 @@ constexpr std::int64_t int4_stride_of(std::int64_t in) {
 
 // The rows of x as the products take them, and a worker's room to prepare one.
 struct LinearInputs {
-  std::int64_t stride = 0;        // elements from row to row
-  float* values = nullptr;        // beside codes of weights a row a worker
-  float* parameter = nullptr;     // of the layernorm, a row a worker
-  std::int16_t* codes = nullptr;  // beside int8 weights: x = code * scale
-  float* scale = nullptr;
+  std::int64_t stride = 0;     // elements from row to row
+  float* values = nullptr;     // beside codes of weights a row a worker
+  float* parameter = nullptr;  // of the layernorm, a row a worker
+  RoundedRow rounded;          // beside int8 weights; the codes of all rows, else a row a worker
+  float* scale = nullptr;      // of its codes
+  PanelInputs bytes;           // where products go by panels; then those codes are a row a worker, too
+  char* panels = nullptr;      // one a worker
   Int4Inputs int4;
 };
 
@@ -46,9 +48,21 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
   const auto cut_all = [&] {
     cut(inputs.values, (p.weight_format == WeightFormat::kFloat ? p.rows : workers) * inputs.stride);
     cut(inputs.parameter, workers * inputs.stride);
+    const std::int64_t blocks = activation_blocks(p.in);
     if (p.weight_format == WeightFormat::kInt8Rows) {
-      cut(inputs.codes, p.rows * inputs.stride);
+      cut(inputs.rounded.codes, (goes_by_panels(p) ? workers : p.rows) * inputs.stride);
+      cut(inputs.rounded.shift, workers * blocks);
+      cut(inputs.rounded.whole, workers * blocks);
       cut(inputs.scale, p.rows);
+    }
+    if (goes_by_panels(p)) {
+      inputs.bytes.rows = (p.rows + kPanelRows - 1) / kPanelRows * kPanelRows;
+      inputs.bytes.stride = blocks * kActivationBlock + 64;
+      cut(inputs.bytes.high, inputs.bytes.rows * inputs.bytes.stride);
+      cut(inputs.bytes.low, inputs.bytes.rows * inputs.bytes.stride);
+      cut(inputs.bytes.shift, inputs.bytes.rows * blocks);
+      cut(inputs.bytes.whole, inputs.bytes.rows * blocks);
+      cut(inputs.panels, worker_count(p.out_size) * Panel::bytes(blocks));
     }
     if (p.weight_format == WeightFormat::kInt4Groups) {
       inputs.int4.stride = int4_stride_of(p.in);
@@ -86,55 +100,6 @@ inline void layer_norm(float* x, const LinearParams& p, float* parameter) {
   for (std::int64_t i = 0; i < p.in; ++i) x[i] += parameter[i];
 }
 
-// NaN for a row that is not finite, so that its products are not either.
-inline float absmax_of(const float* x, std::int64_t count) {
-  Vec most = zero();
-  Vec spoilt = zero();  // stays 0 unless an element is not finite
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    most = max(most, absolute(load(x + i)));
-    spoilt = fma(load(x + i), zero(), spoilt);
-  }
-  const float spoilt_sum = reduce_add(spoilt);
-  return spoilt_sum == 0.0F ? reduce_max(most) : spoilt_sum;
-}
-
-inline void round_row(const float* x, const LinearParams& p, const LinearInputs& inputs, std::int64_t row) {
-  std::int16_t* codes = inputs.codes + row * inputs.stride;
-  const auto levels = static_cast<float>(activation_levels(p.in));
-  const float absmax = absmax_of(x, inputs.stride);
-  inputs.scale[row] = absmax / levels;
-  if (!(absmax > 0.0F)) return static_cast<void>(std::fill_n(codes, inputs.stride, std::int16_t{0}));
-  for (std::int64_t i = 0; i < inputs.stride; i += kLanes)
-    quantize(mul(load(x + i), splat(levels / absmax)), codes + i);
-}
-
-// The same for Int4Inputs, group by group. A row that is not finite has one such group at least.
-inline void round_groups(const float* x, std::int64_t in, const Int4Inputs& out) {
-  std::fill_n(out.codes, out.stride, std::int8_t{0});
-  std::fill_n(out.scale, out.stride / 8, 0.0F);
-  for (std::int64_t i = 0; i < in; i += kInt4Group) {
-    const float absmax = absmax_of(x + i, kInt4Group);
-    const float inverse = absmax > 0.0F ? kInt4ActivationLevels / absmax : 0.0F;
-    alignas(64) std::int8_t codes[kInt4Group];
-    for (std::int64_t j = 0; j < kInt4Group; j += kLanes)
-      quantize(mul(load(x + i + j), splat(inverse)), codes + j);
-    std::memcpy(out.codes + nibble_position(i), codes, 16);
-    std::memcpy(out.codes + nibble_position(i + 16), codes + 16, 16);
-    const std::int64_t lanes = i / 8;
-    std::fill_n(out.scale + lanes, 4, absmax / kInt4ActivationLevels);
-  }
-  constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
-  alignas(64) std::uint8_t eights[kInputs / 2];
-  alignas(64) std::int32_t zeros[kLanes] = {};
-  alignas(64) float sums[kLanes];
-  std::memset(eights, 0x88, sizeof(eights));
-  for (std::int64_t i = 0; i + kInputs <= out.stride; i += kInputs) {
-    store(sums, nibble_dot(load_nibbles(eights), out.codes + i, zeros));
-    for (int lane = 0; lane < kLanes; ++lane)
-      out.start[i / 8 + lane] = -static_cast<std::int32_t>(sums[lane]);
-  }
-}
-
 // A row converted to float32, normalised and rounded as the products need it.
 inline void prepare(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, int worker) {
   const bool normalised = p.norm_weight != nullptr;
@@ -143,8 +108,13 @@ inline void prepare(const LinearParams& p, const LinearInputs& inputs, std::int6
   read_row(static_cast<const char*>(p.x) + row * p.in * element_bytes(dtype), dtype, p.in, x);
   std::fill(x + p.in, x + inputs.stride, 0.0F);
   if (normalised) layer_norm(x, p, inputs.parameter + worker * inputs.stride);
-  if (p.weight_format == WeightFormat::kInt8Rows) round_row(x, p, inputs, row);
   if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
+  if (p.weight_format != WeightFormat::kInt8Rows) return;
+  const std::int64_t blocks = activation_blocks(p.in);
+  const RoundedRow rounded = {inputs.rounded.codes + (goes_by_panels(p) ? worker : row) * inputs.stride,
+                              inputs.rounded.shift + worker * blocks, inputs.rounded.whole + worker * blocks};
+  inputs.scale[row] = round_row(x, p.in, p.fine_activations, rounded);
+  if (goes_by_panels(p)) inputs.bytes.split(rounded, blocks, row);
 }
 
 // All rows, in this thread's scratch memory.
@@ -153,6 +123,8 @@ inline LinearInputs prepare_inputs(const LinearParams& p) {
   const LinearInputs inputs = take_scratch(p, workers);
   parallel_tasks(p.rows, workers,
                  [&](std::int64_t row, std::int64_t, int worker) { prepare(p, inputs, row, worker); });
+  for (std::int64_t row = p.rows; row < inputs.bytes.rows; ++row)
+    inputs.bytes.clear(activation_blocks(p.in), row);
   return inputs;
 }
 

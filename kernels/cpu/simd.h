@@ -11,6 +11,9 @@
 //   groups, with load_nibbles, nibble_dot (four lanes a group, whose sum, begun with `start`, is the group's
 //   product with 8-bit values that lie as nibble_position says) and group_scales (four lanes a group).
 //
+// With AVX-512 VNNI also ByteVec, 64 codes, with load_bytes, load_quad (four unsigned values in all lanes),
+// byte_dot (acc + sums of four products), transpose_quads, load_sum and store.
+//
 // Only kLanes-independent code lives here.
 #pragma once
 

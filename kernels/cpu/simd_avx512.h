@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cpu/simd_avx_common.h"
 #include "kernels/half.h"
@@ -101,6 +102,54 @@ inline void sum_rows8(const CodeSum (&rows)[8], float* out) {
   const __m256i eight = _mm512_castsi512_si256(_mm512_shuffle_i32x4(sums, sums, 0x08));
   _mm256_storeu_ps(out, _mm256_cvtepi32_ps(eight));
 }
+
+#if defined(__AVX512VNNI__)
+// Bytes: 64 codes, or four unsigned values again and again.
+using ByteVec = __m512i;
+
+inline ByteVec load_bytes(const std::int8_t* codes) { return _mm512_loadu_si512(codes); }
+// The first `count` (64 at most), then zeros.
+inline ByteVec load_bytes(const std::int8_t* codes, std::int64_t count) {
+  return _mm512_maskz_loadu_epi8(count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1, codes);
+}
+inline void store(std::int8_t* codes, ByteVec bytes) { _mm512_storeu_si512(codes, bytes); }
+inline ByteVec load_quad(const std::uint8_t* values) {
+  std::int32_t four;
+  std::memcpy(&four, values, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+// Adds four products to each lane.
+inline CodeSum byte_dot(CodeSum acc, ByteVec values, ByteVec codes) {
+  return CodeSum(_mm512_dpbusd_epi32(__m512i(acc), values, codes));
+}
+// rows[i] becomes bytes 4 i to 4 i + 3 of each of the rows.
+inline void transpose_quads(ByteVec (&rows)[16]) {
+  ByteVec pairs[16], fours[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  // fours[4 g + j]: quads j of each 128 bits of rows 4 g to 4 g + 3.
+  for (int g = 0; g < 16; g += 4) {
+    fours[g] = _mm512_unpacklo_epi64(pairs[g], pairs[g + 2]);
+    fours[g + 1] = _mm512_unpackhi_epi64(pairs[g], pairs[g + 2]);
+    fours[g + 2] = _mm512_unpacklo_epi64(pairs[g + 1], pairs[g + 3]);
+    fours[g + 3] = _mm512_unpackhi_epi64(pairs[g + 1], pairs[g + 3]);
+  }
+  for (int j = 0; j < 4; ++j) {
+    const ByteVec even_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88);
+    const ByteVec even_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
+    const ByteVec odd_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xDD);
+    const ByteVec odd_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xDD);
+    rows[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+    rows[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+    rows[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xDD);
+    rows[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xDD);
+  }
+}
+inline CodeSum load_sum(const std::int32_t* p) { return CodeSum(_mm512_loadu_si512(p)); }
+inline void store(std::int32_t* p, CodeSum sum) { _mm512_storeu_si512(p, __m512i(sum)); }
+#endif
 
 constexpr int kNibbleGroups = 4;
 struct NibbleVec {

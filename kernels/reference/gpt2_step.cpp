@@ -35,6 +35,12 @@ Row product(const Row& x, const Row& weight, const Row& bias, std::size_t out_si
   return y;
 }
 
+double largest_of(Row::const_iterator first, Row::const_iterator last) {
+  double largest = 0.0;
+  for (; first != last; ++first) largest = std::max(largest, std::fabs(*first));
+  return largest;
+}
+
 double gelu(double x, bool tanh_form) {
   if (tanh_form) return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / kPi) * (x + 0.044715 * x * x * x)));
   return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
@@ -96,6 +102,33 @@ std::vector<double> weight_values(const LinearParams& p) {
   return values;
 }
 
+std::vector<double> rounded_activations(const std::vector<double>& x, bool fine) {
+  constexpr std::size_t kBlock = 64;
+  const double fitting =
+      std::min(32767.0, std::floor(2147483647.0 / (127.0 * static_cast<double>(x.size()))));
+  const double row_step =
+      largest_of(x.begin(), x.end()) /
+      (fitting < 127.0 ? fitting : 127.0 * std::exp2(std::floor(std::log2(fitting / 127.0))));
+  if (row_step == 0.0) return x;
+  std::vector<int> powers;
+  for (std::size_t i = 0; i < x.size(); i += kBlock) {
+    const auto first = x.begin() + static_cast<std::ptrdiff_t>(i);
+    const auto last = x.begin() + static_cast<std::ptrdiff_t>(std::min(i + kBlock, x.size()));
+    const double parts = largest_of(first, last) / row_step / 127.0;
+    powers.push_back(std::max(0, static_cast<int>(std::ceil(std::log2(parts) - 1e-6))));
+  }
+  std::vector<int> sorted = powers;
+  std::sort(sorted.begin(), sorted.end());
+  const int middle = sorted[(sorted.size() - 1) / 2];
+  Row rounded;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const int power = powers[i / kBlock];
+    const double step = row_step * (fine || power >= middle + 2 ? 1.0 : std::exp2(power));
+    rounded.push_back(std::nearbyint(x[i] / step) * step);
+  }
+  return rounded;
+}
+
 std::vector<double> linear(const LinearParams& p) {
   const Row weight = weight_values(p);
   const Row bias = row_of(p.bias, p.dtype, 0, p.out_size);
@@ -105,6 +138,7 @@ std::vector<double> linear(const LinearParams& p) {
   for (std::int64_t r = 0; r < p.rows; ++r) {
     Row x = row_of(p.x, p.norm_weight != nullptr ? DType::kFloat32 : p.dtype, r * p.in, p.in);
     if (p.norm_weight != nullptr) x = layer_norm(x, norm_weight, norm_bias, p.norm_epsilon);
+    if (p.weight_format == WeightFormat::kInt8Rows) x = rounded_activations(x, p.fine_activations);
     Row y = product(x, weight, bias, static_cast<std::size_t>(p.out_size));
     if (p.epilogue == Epilogue::kGeluTanh || p.epilogue == Epilogue::kGeluExact)
       for (double& value : y) value = gelu(value, p.epilogue == Epilogue::kGeluTanh);
@@ -116,13 +150,17 @@ std::vector<double> linear(const LinearParams& p) {
 
 std::vector<double> Gpt2::step(std::int64_t token, Caches& caches) const {
   const std::size_t position = caches.front().k.size();
+  const auto layer_product = [&](const Row& x, const Row& weight, const Row& bias, std::size_t out_size,
+                                 bool fine = false) {
+    return product(int8_layers ? rounded_activations(x, fine) : x, weight, bias, out_size);
+  };
   Row x;
   for (std::size_t i = 0; i < n_embd; ++i)
     x.push_back(token_embedding[static_cast<std::size_t>(token) * n_embd + i] +
                 position_embedding[position * n_embd + i]);
   for (const Gpt2Layer& layer : layers) {
-    const Row qkv = product(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias, kLayerNormEpsilon),
-                            layer.qkv_weight, layer.qkv_bias, 3 * n_embd);
+    const Row qkv = layer_product(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias, kLayerNormEpsilon),
+                                  layer.qkv_weight, layer.qkv_bias, 3 * n_embd, &layer == layers.data());
     Cache& cache = caches[layer.cache_layer];
     if (layer.appends) {
       const auto k = qkv.begin() + static_cast<std::ptrdiff_t>(n_embd);
@@ -130,13 +168,15 @@ std::vector<double> Gpt2::step(std::int64_t token, Caches& caches) const {
       cache.k.push_back(int8_cache ? through_int8(Row(k, v), n_head) : Row(k, v));
       cache.v.push_back(int8_cache ? through_int8(Row(v, qkv.end()), n_head) : Row(v, qkv.end()));
     }
-    add(x, product(attend(qkv, cache, n_embd, n_head), layer.attn_proj_weight, layer.attn_proj_bias, n_embd));
-    Row hidden = product(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias, kLayerNormEpsilon),
-                         layer.fc_weight, layer.fc_bias, 4 * n_embd);
+    add(x, layer_product(attend(qkv, cache, n_embd, n_head), layer.attn_proj_weight, layer.attn_proj_bias,
+                         n_embd));
+    Row hidden = layer_product(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias, kLayerNormEpsilon),
+                               layer.fc_weight, layer.fc_bias, 4 * n_embd);
     for (double& value : hidden) value = gelu(value, gelu_tanh);
-    add(x, product(hidden, layer.mlp_proj_weight, layer.mlp_proj_bias, n_embd));
+    add(x, layer_product(hidden, layer.mlp_proj_weight, layer.mlp_proj_bias, n_embd));
   }
-  return product(layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon), token_embedding, {},
+  const Row last = layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon);
+  return product(int8_head ? rounded_activations(last, false) : last, token_embedding, {},
                  token_embedding.size() / n_embd);
 }
 

@@ -12,7 +12,11 @@ namespace kvfuse::reference {
 // What the weight stands for: [out_size, in].
 std::vector<double> weight_values(const LinearParams& params);
 
-// [rows, out_size]; for Epilogue::kAdd on top of what params.out holds.
+// What products beside int8 weights take of a row of activations (docs/numerics.md).
+std::vector<double> rounded_activations(const std::vector<double>& x, bool fine);
+
+// [rows, out_size]; for Epilogue::kAdd on top of what params.out holds. Beside 4-bit weights x is not
+// rounded.
 std::vector<double> linear(const LinearParams& params);
 
 // Weights and what the keys and values of a layer have become, one sequence. Everything is in double; an int8
@@ -32,6 +36,7 @@ struct Gpt2 {
   std::size_t n_embd = 0, n_head = 0;
   bool gelu_tanh = true;
   bool int8_cache = false;
+  bool int8_layers = false, int8_head = false;  // weights: the products round what they take
   std::vector<double> token_embedding, position_embedding;
   std::vector<Gpt2Layer> layers;
   std::vector<double> ln_f_weight, ln_f_bias;

@@ -218,6 +218,7 @@ def linear(
     norm_bias: Tensor | None = None,
     norm_epsilon: float = 1e-5,
     gelu: Literal["none", "tanh", "exact"] = "none",
+    fine_activations: bool = False,
 ) -> Tensor:
     """gelu(linear(layernorm(x))) in one pass over the weight, on the CPU.
 
@@ -225,9 +226,10 @@ def linear(
     ``norm_weight`` and ``norm_bias`` [in] are of its dtype too; without ``norm_weight`` there is no norm.
 
     ``weight`` is [out, in] of the dtype of ``x``, or the codes that ``quantize_weight`` gave, with their
-    scales as ``weight_scale``. Beside codes the rows of ``x`` are rounded as well: beside int8 to a step of
-    their largest element / 32767 (fewer steps from in = 516 on, so that sums fit 32 bits), beside int4 each
-    32 inputs to 127 steps. More than 32 rows beside a float weight go to PyTorch's own products.
+    scales as ``weight_scale``. Beside codes the rows of ``x`` are rounded as well: beside int8 each 64 inputs
+    to eight bits, or to 13 to 15 where one stands out or ``fine_activations`` asks for it (products of many
+    rows then take twice as long), beside int4 each 32 inputs to 127 steps. More than 32 rows beside a float
+    weight go to PyTorch's own products.
 
     Raises:
         TypeError: a dtype.
@@ -243,6 +245,7 @@ def linear(
         norm_bias=norm_bias,
         norm_epsilon=norm_epsilon,
         gelu=gelu,
+        fine_activations=fine_activations,
     )
 
 

@@ -24,6 +24,7 @@ struct LinearCase {
   bool float32_out = false;
   bool biases = true;
   WeightFormat weight_format = WeightFormat::kFloat;
+  bool fine_activations = false;
   float mean = 0.0F;       // of x
   float deviation = 1.0F;  // of x
 };
@@ -33,7 +34,7 @@ inline std::string describe(const LinearCase& c) {
          std::to_string(c.in) + " out " + std::to_string(c.out_size) + (c.norm ? " layernorm" : "") +
          " epilogue " + std::to_string(static_cast<int>(c.epilogue)) + (c.float32_out ? " to float32" : "") +
          (c.biases ? "" : " without biases") + " weight format " +
-         std::to_string(static_cast<int>(c.weight_format));
+         std::to_string(static_cast<int>(c.weight_format)) + (c.fine_activations ? " fine" : "");
 }
 
 // Owns the tensors of one call. `out` starts as random numbers: what kAdd adds to, and what others must
@@ -78,6 +79,7 @@ struct LinearTensors {
               .out_dtype = out_dtype,
               .weight_format = c.weight_format,
               .epilogue = c.epilogue,
+              .fine_activations = c.fine_activations,
               .rows = c.rows,
               .in = c.in,
               .out_size = c.out_size};
@@ -94,7 +96,8 @@ struct LinearTensors {
 inline constexpr double kFloatStep = 0x1p-24;  // a float32 rounding, relative
 
 // How far one output may be from the truth: its own rounding, and float32 rounding of every sum behind it;
-// beside codes half a step of each element of x. The sums are of absolute values, so the bound holds
+// beside 4-bit codes half a step of each element of x, beside int8 ones, where the twin rounds too, two steps
+// of one, as float32 rounding may tip an element over. The sums are of absolute values, so the bound holds
 // without luck.
 class Tolerance {
  public:
@@ -105,12 +108,14 @@ class Tolerance {
     double magnitude = p_.bias == nullptr ? 0.0 : std::fabs(t_.bias[output]);
     double from_norm = 0.0, steps = 0.0;
     const Norm norm = norm_of(row);
-    const std::int64_t sharing = p_.weight_format == WeightFormat::kInt4Groups ? kInt4Group : p_.in;
+    const std::int64_t sharing =
+        p_.weight_format == WeightFormat::kInt4Groups ? std::int64_t{kInt4Group} : kActivationBlock;
     double step = 0.0;
     for (std::int64_t i = 0; i < p_.in; ++i) {
       if (i % sharing == 0) step = step_of(row, norm, i, sharing);
       const double w = std::fabs(weight_[static_cast<std::size_t>(output * p_.in + i)]);
-      steps += w * step / 2.0;
+      steps = p_.weight_format == WeightFormat::kInt8Rows ? std::max(steps, 2.0 * w * step)
+                                                          : steps + w * step / 2.0;
       if (p_.norm_weight == nullptr) {
         magnitude += w * std::fabs(t_.x[row * p_.in + i]);
         continue;
@@ -135,16 +140,23 @@ class Tolerance {
   // To which `count` elements of a row of x, from `first` on, are rounded beside codes.
   double step_of(std::int64_t row, const Norm& norm, std::int64_t first, std::int64_t count) const {
     if (p_.weight_format == WeightFormat::kFloat) return 0.0;
+    const double largest = largest_of(row, norm, first, count);
+    if (p_.weight_format == WeightFormat::kInt4Groups) return largest / kInt4ActivationLevels;
+    const double of_row = largest_of(row, norm, 0, p_.in) / static_cast<double>(activation_levels(p_.in));
+    return p_.fine_activations ? of_row : std::max(of_row, 2.0 * largest / 127.0);  // a power of two times it
+  }
+
+  // Of `count` elements at most.
+  double largest_of(std::int64_t row, const Norm& norm, std::int64_t first, std::int64_t count) const {
     double largest = 0.0;
-    for (std::int64_t i = first; i < first + count; ++i) {
+    for (std::int64_t i = first; i < std::min(first + count, p_.in); ++i) {
       double x = t_.x[row * p_.in + i];
       if (p_.norm_weight != nullptr)
         x = (x - norm.mean) * norm.inverse * t_.norm_weight[i] +
             (p_.norm_bias == nullptr ? 0.0 : t_.norm_bias[i]);
       largest = std::max(largest, std::fabs(x));
     }
-    const bool grouped = p_.weight_format == WeightFormat::kInt4Groups;
-    return largest / static_cast<double>(grouped ? kInt4ActivationLevels : activation_levels(p_.in));
+    return largest;
   }
 
   Norm norm_of(std::int64_t row) const {

@@ -46,6 +46,13 @@ TEST_P(Linear, RowsAndSizes) {
                                          ? std::vector<std::int64_t>{32, 64, 96, 160, 768, 800}
                                          : std::vector<std::int64_t>{1, 16, 72, 100, 768})
           check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .weight_format = format});
+  for (const std::int64_t rows : {1, 3, 67})
+    check({.dtype = DType::kFloat32,
+           .rows = rows,
+           .in = 768,
+           .out_size = 70,
+           .weight_format = WeightFormat::kInt8Rows,
+           .fine_activations = true});
 }
 
 TEST_P(Linear, EpiloguesAndPrologues) {
@@ -67,25 +74,55 @@ TEST_P(Linear, EpiloguesAndPrologues) {
                      .weight_format = format});
 }
 
+// The row of x alone, and one of so many that products may go another way.
+constexpr std::int64_t kManyRows = 27;
+
 TEST_P(Linear, LongRowsFillTheIntegersButNeverOverflow) {
   for (const std::int64_t in : {3072, 6400, 20000}) {
     check({.dtype = DType::kFloat32, .rows = 4, .in = in, .out_size = 5});
-    check({.dtype = DType::kFloat32,
-           .rows = 4,
-           .in = in,
-           .out_size = 5,
-           .weight_format = WeightFormat::kInt8Rows});
+    for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{4}, kManyRows}) {
+      check({.dtype = DType::kFloat32,
+             .rows = rows,
+             .in = in,
+             .out_size = 5,
+             .weight_format = WeightFormat::kInt8Rows});
+      for (const int code : {127, -127}) {
+        LinearTensors t({.dtype = DType::kFloat32,
+                         .rows = rows,
+                         .in = in,
+                         .out_size = 2,
+                         .biases = false,
+                         .weight_format = WeightFormat::kInt8Rows});
+        for (char& to : t.weight.bytes) to = static_cast<char>(code);
+        for (std::int64_t i = 0; i < rows * in; ++i) t.x.set(i, i / in % 2 == 0 ? 3.0F : -3.0F);
+        const std::vector<double> want = reference::linear(t.params);
+        cpu::linear(t.params);
+        for (std::size_t i = 0; i < want.size(); ++i)
+          EXPECT_TRUE(std::fabs(t.out[static_cast<std::int64_t>(i)] / want[i] - 1) <= 1e-6) << i;
+      }
+    }
+  }
+}
+
+// An input 50 times the rest must not coarsen those that are rounded with it: beside eight bits a block it
+// would leave errors of 50 / 127 / sqrt(12) in each, with these weights 0.9 in all.
+TEST_P(Linear, AnOutlierCoarsensNoOtherInput) {
+  for (const std::int64_t rows : {std::int64_t{1}, kManyRows}) {
     LinearTensors t({.dtype = DType::kFloat32,
-                     .in = in,
-                     .out_size = 2,
+                     .rows = rows,
+                     .in = 768,
+                     .out_size = 70,
                      .biases = false,
                      .weight_format = WeightFormat::kInt8Rows});
-    for (char& code : t.weight.bytes) code = 127;
-    for (std::int64_t i = 0; i < in; ++i) t.x.set(i, 3.0F);
+    for (std::int64_t row = 0; row < rows; row += 2) t.x.set(row * 768 + 100, 50.0F);
+    for (std::int64_t o = 0; o < 70; ++o) t.weight_scale.set(o, 1.0F / 74.0F);  // codes of deviation 74
     const std::vector<double> want = reference::linear(t.params);
     cpu::linear(t.params);
-    for (int i = 0; i < 2; ++i)
-      EXPECT_TRUE(std::fabs(t.out[i] / want[static_cast<std::size_t>(i)] - 1) <= 1e-6);
+    double squares = 0.0;
+    for (std::size_t i = 0; i < want.size(); ++i)
+      squares += std::pow(t.out[static_cast<std::int64_t>(i)] - want[i], 2);
+    // Blocks without outliers have 3.2 / 127 at most for a step, most of them: 0.2 in all.
+    EXPECT_TRUE(std::sqrt(squares / static_cast<double>(want.size())) <= 0.25);
   }
 }
 
@@ -112,19 +149,22 @@ TEST_P(Linear, LayernormOfConstantRows) {
 TEST_P(Linear, AnyNumberOfThreads) {
   const int own = omp_get_max_threads();
   for (const WeightFormat format : kFormats) {
-    LinearTensors t({.dtype = DType::kFloat32,
-                     .in = 800,
-                     .out_size = 80 * 64 + 1,  // more tasks than any of these has threads
-                     .weight_format = format});
-    std::vector<float> alone;
-    for (const int threads : {1, 2, 3, 70}) {
-      omp_set_num_threads(threads);
-      for (std::int64_t i = 0; i < t.out.size(); ++i) t.out.set(i, std::numeric_limits<float>::quiet_NaN());
-      cpu::linear(t.params);
-      std::vector<float> found;
-      for (std::int64_t i = 0; i < t.out.size(); ++i) found.push_back(static_cast<float>(t.out[i]));
-      if (threads == 1) alone = found;
-      EXPECT_EQ(found, alone) << threads << " threads";
+    for (const std::int64_t rows : {std::int64_t{1}, kManyRows}) {
+      LinearTensors t({.dtype = DType::kFloat32,
+                       .rows = rows,
+                       .in = 800,
+                       .out_size = 80 * 64 + 1,  // more tasks than any of these has threads
+                       .weight_format = format});
+      std::vector<float> alone;
+      for (const int threads : {1, 2, 3, 70}) {
+        omp_set_num_threads(threads);
+        for (std::int64_t i = 0; i < t.out.size(); ++i) t.out.set(i, std::numeric_limits<float>::quiet_NaN());
+        cpu::linear(t.params);
+        std::vector<float> found;
+        for (std::int64_t i = 0; i < t.out.size(); ++i) found.push_back(static_cast<float>(t.out[i]));
+        if (threads == 1) alone = found;
+        EXPECT_EQ(found, alone) << threads << " threads";
+      }
     }
   }
   omp_set_num_threads(own);
@@ -135,6 +175,7 @@ TEST_P(Linear, RowAloneOrInABatch) {
     const LinearCase c = {
         .dtype = DType::kFloat32, .rows = 71, .in = 800, .norm = true, .weight_format = format};
     LinearTensors all(c);
+    for (std::int64_t row = 0; row < c.rows; row += 5) all.x.set(row * c.in + 100, 50.0F);  // an outlier
     cpu::linear(all.params);
     for (const std::int64_t row : {0, 5, 40, 69, 70}) {
       LinearTensors alone(c);
@@ -156,19 +197,24 @@ TEST_P(Linear, OneDamagedRowSpoilsNoOther) {
   for (const WeightFormat format : kFormats)
     for (const float damage :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-      LinearTensors t({.dtype = DType::kFloat32, .rows = 5, .in = 64, .weight_format = format});
-      t.x.set(64 + 5, damage);
-      cpu::linear(t.params);
-      for (std::int64_t i = 0; i < t.out.size(); ++i) EXPECT_EQ(std::isfinite(t.out[i]), i / 19 != 1) << i;
+      for (const std::int64_t rows : {std::int64_t{5}, kManyRows}) {
+        LinearTensors t({.dtype = DType::kFloat32, .rows = rows, .in = 64, .weight_format = format});
+        t.x.set(64 + 5, damage);
+        cpu::linear(t.params);
+        for (std::int64_t i = 0; i < t.out.size(); ++i) EXPECT_EQ(std::isfinite(t.out[i]), i / 19 != 1) << i;
+      }
     }
 }
 
 TEST_P(Linear, RowsOfZeros) {
   for (const WeightFormat format : kFormats) {
-    LinearTensors t({.dtype = DType::kFloat32, .rows = 2, .in = 64, .weight_format = format});
-    for (std::int64_t i = 0; i < 64; ++i) t.x.set(i, 0.0F);
-    cpu::linear(t.params);
-    for (std::int64_t i = 0; i < 19; ++i) EXPECT_EQ(t.out[i], t.bias[i]);
+    for (const float tiny : {0.0F, 1e-42F})  // the latter: too small for steps of its own
+      for (const std::int64_t rows : {std::int64_t{2}, kManyRows}) {
+        LinearTensors t({.dtype = DType::kFloat32, .rows = rows, .in = 64, .weight_format = format});
+        for (std::int64_t i = 0; i < 64; ++i) t.x.set(i, tiny);
+        cpu::linear(t.params);
+        for (std::int64_t i = 0; i < 19; ++i) EXPECT_EQ(t.out[i], t.bias[i]);
+      }
   }
 }
 

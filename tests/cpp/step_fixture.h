@@ -48,6 +48,8 @@ class Model {
     twin.n_head = kHeads;
     twin.gelu_tanh = c.gelu_tanh;
     twin.int8_cache = c.cache_dtype == DType::kInt8;
+    twin.int8_layers = c.weights == WeightFormat::kInt8Rows;
+    twin.int8_head = c.weights != WeightFormat::kFloat;
     token_embedding = draw(twin.token_embedding, kVocab * kWidth, 0.0F, 0.3F);
     if (c.weights != WeightFormat::kFloat)
       token_embedding = rounded(twin.token_embedding, kWidth, WeightFormat::kInt8Rows, token_embedding_scale);

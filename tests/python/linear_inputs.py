@@ -1,5 +1,7 @@
 """Inputs of kvfuse::linear, and what judges its results: PyTorch's own operators in float64."""
 
+import math
+
 import torch
 from kvfuse import ops
 from torch import Tensor
@@ -19,6 +21,22 @@ def values_of(codes: Tensor, scale: Tensor) -> Tensor:
     return (groups.double() * scale.double()[:, :, None]).flatten(1)
 
 
+def activation_step(x: Tensor, int8: bool, fine: bool) -> Tensor:
+    """To which each element is rounded beside codes (docs/numerics.md)."""
+    width = x.shape[-1]
+    groups = functional.pad(x, (0, -width % 64 if int8 else 0)).unflatten(-1, (-1, 64 if int8 else 32))
+    largest = groups.abs().amax(-1)
+    if int8:
+        fitting = min(32767, (2**31 - 1) // (127 * width))
+        row_step = largest.amax(-1, True).clamp(min=1e-30) / (127 * 2 ** int(math.log2(fitting / 127)))
+        power = (largest / row_step / 127).log2().sub(1e-6).ceil().clamp(min=0)
+        whole = power >= power.median(-1, keepdim=True).values + 2
+        step = row_step * torch.where(whole | fine, 0, power).exp2()
+    else:
+        step = largest / 127
+    return step[..., None].expand_as(groups).flatten(-2)[..., :width].clamp(min=1e-30)
+
+
 def inputs_of_products(given: dict, library: bool) -> tuple[Tensor, Tensor]:
     """The rows of x as a product takes them, in float64, and how far float32 can have moved each element."""
     x, dtype = given["x"].double(), given["x"].dtype
@@ -30,10 +48,7 @@ def inputs_of_products(given: dict, library: bool) -> tuple[Tensor, Tensor]:
     noise = FLOAT32_NOISE * x.abs().amax(-1, True)
     low, high = x - noise, x + noise  # rounding is monotonic: what lies between stays between
     if "weight_scale" in given:
-        int8 = given["weight"].dtype == torch.int8
-        levels = min(32767, (2**31 - 1) // (127 * x.shape[-1])) if int8 else 127
-        groups = x.unflatten(-1, (-1, x.shape[-1] if int8 else 32))
-        step = (groups.abs().amax(-1, True) / levels).expand_as(groups).flatten(-2).clamp(min=1e-30)
+        step = activation_step(x, given["weight"].dtype == torch.int8, given.get("fine_activations", False))
         low, high = (low / step).round() * step - noise, (high / step).round() * step + noise
     elif library:
         low, high = low.to(dtype).double(), high.to(dtype).double()

@@ -25,6 +25,22 @@ def test_linear(weight_format, dtype):
                 assert_right(ops.linear(**given), given)
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+def test_fine_activations(rows):
+    given = arguments_of("int8", rows=(rows,), width=768, norm=False, gelu="none")
+    given["x"][:, 100] = 50.0  # the block that holds it keeps all its bits
+    fine = given | {"fine_activations": True}
+    assert_right(ops.linear(**given), given)
+    assert_right(ops.linear(**fine), fine)
+    exact = torch.nn.functional.linear(
+        given["x"].double(), values_of(given["weight"], given["weight_scale"]), given["bias"].double()
+    )
+    coarse_error, fine_error = (
+        (ops.linear(**arguments) - exact).square().mean().sqrt() for arguments in (given, fine)
+    )
+    assert 0 < 4 * fine_error < coarse_error < 0.02
+
+
 def test_linear_of_a_strided_x():
     given = arguments_of("int8")
     whole = given["x"]
