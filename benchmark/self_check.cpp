@@ -75,17 +75,24 @@ bool check_int8_cache() {
   return close(got, want, 1e-3);
 }
 
-// Whole numbers of a few bits with one 127 a row: a weight that its codes hold exactly.
+// Whole numbers of a few bits with one 127 a row, of x too: what codes hold exactly. Few rows, and many.
 bool check_linear() {
-  constexpr std::int64_t kRows = 3, kIn = 64, kOut = 40;
-  const at::Tensor x = at::randn({kRows, kIn});
+  constexpr std::int64_t kIn = 64, kOut = 40;
   const at::Tensor bias = at::randn({kOut});
-  const at::Tensor weight = at::randint(-7, 8, {kOut, kIn}, at::kFloat);
-  weight.select(1, 0).fill_(127);
+  const auto whole_numbers = [&](std::int64_t rows) {
+    at::Tensor numbers = at::randint(-7, 8, {rows, kIn}, at::kFloat);
+    numbers.select(1, 0).fill_(127);
+    return numbers;
+  };
+  const at::Tensor weight = whole_numbers(kOut);
   const auto [codes, scale] = ops::quantize_weight(weight, "int8");
-  const at::Tensor want = at::linear(x, weight, bias);
-  return close(ops::linear(x, weight, bias), want, 1e-4) &&
-         close(ops::linear(x, codes, bias, scale), want, 1e-2);  // rows of x are rounded too
+  bool good = true;
+  for (const std::int64_t rows : {3, 30}) {
+    const at::Tensor x = whole_numbers(rows), want = at::linear(x, weight, bias);
+    good = good && close(ops::linear(x, weight, bias), want, 1e-2) &&
+           close(ops::linear(x, codes, bias, scale), want, 1e-2);
+  }
+  return good;
 }
 
 bool report(const char* name, const std::function<bool()>& check) {
