@@ -123,7 +123,7 @@ void run(benchmark::State& state, const Way& way, std::int64_t batch, std::int64
     attend_ms.push_back(attending.elapsed_ms());
     state.SetIterationTime(attend_ms.back() / 1e3);
     const Timer reading;
-    benchmark::DoNotOptimize(cpu::read_memory(memory.const_data_ptr(), kColdBytes, 4));
+    benchmark::DoNotOptimize(cpu::read_memory(memory.const_data_ptr(), kColdBytes));
     read_ms.push_back(reading.elapsed_ms());
   }
   const double attend_rate = static_cast<double>(bytes * calls) / median(attend_ms) / 1e6;

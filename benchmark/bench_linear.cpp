@@ -78,7 +78,7 @@ void run(benchmark::State& state, const Case& c, std::int64_t out_size, std::int
     multiply_ms = std::min(multiply_ms, elapsed_ms);
     state.SetIterationTime(elapsed_ms / 1e3);
     const Timer reading;
-    benchmark::DoNotOptimize(cpu::read_memory(plain.get(), kColdBytes, 4));
+    benchmark::DoNotOptimize(cpu::read_memory(plain.get(), kColdBytes));
     read_ms = std::min(read_ms, reading.elapsed_ms());
   }
   const double rate = static_cast<double>((code_bytes + scale_bytes) * copies) / multiply_ms / 1e6;

@@ -5,8 +5,8 @@
 
 namespace kvfuse::cpu {
 
-// Reads `bytes` (a multiple of 4096) once, each thread walking `streams` places of its part at the same time.
+// Reads `bytes` (a multiple of 4096) once, with all threads, each in several places of its part at a time.
 // Returns a checksum, so that no load can be left out.
-std::uint64_t read_memory(const void* data, std::int64_t bytes, int streams);
+std::uint64_t read_memory(const void* data, std::int64_t bytes);
 
 }  // namespace kvfuse::cpu

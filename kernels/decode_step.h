@@ -40,8 +40,9 @@ struct Gpt2LayerPointers {
   bool appends = true;  // false: attends to what an earlier layer has appended, and computes only its queries
 };
 
-// Whether the linear of a layer's queries, keys and values, beside int8 weights, takes fine activations. In
-// the first layer eight bits cost more than in all other linears together (docs/decisions.md).
+// Whether the linear of a layer's queries, keys and values, beside int8 weights, takes fine activations, as
+// the head does. In the first layer eight bits cost more than in all other linears together
+// (docs/decisions.md).
 constexpr bool takes_fine_activations(std::int64_t layer) { return layer == 0; }
 
 struct DecodeStepParams {

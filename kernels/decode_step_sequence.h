@@ -82,7 +82,7 @@ class StepSequence {
     if (backend_.done(status))
       status = from_stream({p_.ln_f_weight, p_.ln_f_bias},
                            {p_.token_embedding, p_.token_embedding_scale, nullptr, p_.vocab_size, head},
-                           p_.logits, DType::kFloat32);
+                           p_.logits, DType::kFloat32, Epilogue::kStore, /*fine_activations=*/true);
     backend_.begins(Phase::kOther);
     return status;
   }

@@ -80,8 +80,9 @@ at::Tensor Gpt2::forward_unfused(const TokenBatch& batch, KvCache* cache, Logits
   if (cache != nullptr) cache->advance(batch.lengths);
   begins(Phase::kHead);
   if (which == LogitsOf::kLastToken) x = last_tokens(x, batch.lengths);
-  at::Tensor logits = kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias),
-                                     {weights_.token_embedding, weights_.token_embedding_scale}, {});
+  const LinearWeight head{weights_.token_embedding, weights_.token_embedding_scale,
+                          /*fine_activations=*/true};
+  at::Tensor logits = kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias), head, {});
   begins(Phase::kOther);
   return logits;
 }

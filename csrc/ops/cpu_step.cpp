@@ -25,8 +25,6 @@ void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase) {
 
 void cpu_linear(const LinearParams& params) { cpu::linear(params); }
 
-std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes, int streams) {
-  return cpu::read_memory(data, bytes, streams);
-}
+std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes) { return cpu::read_memory(data, bytes); }
 
 }  // namespace kvfuse::ops

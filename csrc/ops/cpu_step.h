@@ -13,7 +13,6 @@ KVFUSE_OPS_API void cpu_decode_step(DecodeStepParams params, const OnPhase& on_p
 
 KVFUSE_OPS_API void cpu_linear(const LinearParams& params);  // cpu::linear
 
-KVFUSE_OPS_API std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes,
-                                             int streams);  // cpu::read_memory
+KVFUSE_OPS_API std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes);  // cpu::read_memory
 
 }  // namespace kvfuse::ops

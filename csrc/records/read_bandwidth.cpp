@@ -16,19 +16,18 @@ namespace {
 
 constexpr std::size_t kBufferBytes = 256 << 20;
 constexpr std::size_t kHugePage = 2 << 20;
-constexpr int kRepetitions = 4;
+constexpr int kRepetitions = 8;
 constexpr std::size_t kGlances = 8;  // that go once through the buffer
-constexpr int kGlanceStreams = 4;
 
 struct Free {
   void operator()(std::byte* p) const { std::free(p); }
 };
 
 // Bytes a second at which all threads read `memory` once.
-double read_rate(std::span<const std::byte> memory, int streams) {
+double read_rate(std::span<const std::byte> memory) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
-  ops::cpu_read_memory(memory.data(), static_cast<std::int64_t>(memory.size()), streams);
+  ops::cpu_read_memory(memory.data(), static_cast<std::int64_t>(memory.size()));
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return static_cast<double>(memory.size()) / seconds;
 }
@@ -50,8 +49,7 @@ std::span<std::byte> large_buffer() {
 
 double measure_read_bandwidth() {
   double best = 0;
-  for (const int streams : {1, 4, 8})
-    for (int i = 0; i < kRepetitions; ++i) best = std::max(best, read_rate(large_buffer(), streams));
+  for (int i = 0; i < kRepetitions; ++i) best = std::max(best, read_rate(large_buffer()));
   return best;
 }
 
@@ -59,7 +57,7 @@ double glance_at_read_bandwidth() {
   constexpr std::size_t kBytes = kBufferBytes / kGlances;
   static std::size_t next = 0;  // what was read last may still lie in a cache
   next = (next + 1) % kGlances;
-  return read_rate(large_buffer().subspan(next * kBytes, kBytes), kGlanceStreams);
+  return read_rate(large_buffer().subspan(next * kBytes, kBytes));
 }
 
 }  // namespace kvfuse

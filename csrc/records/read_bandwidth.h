@@ -10,7 +10,7 @@ namespace kvfuse {
 // fresh pages takes longer than reading them. Throws std::bad_alloc.
 std::span<std::byte> large_buffer();
 
-// Bytes a second of the fastest of several ways to read large_buffer(), with all threads.
+// Bytes a second of the fastest of several reads of large_buffer(), with all threads.
 double measure_read_bandwidth();
 
 // The same of this moment: reads the next eighth of large_buffer() once, in about a millisecond. A shared

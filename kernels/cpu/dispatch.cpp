@@ -44,8 +44,6 @@ void linear(const LinearParams& params) { kernels().linear(params); }
 std::optional<std::int64_t> quantize_weight(const QuantizeWeightParams& params) {
   return kernels().quantize_weight(params);
 }
-std::uint64_t read_memory(const void* data, std::int64_t bytes, int streams) {
-  return kernels().read_memory(data, bytes, streams);
-}
+std::uint64_t read_memory(const void* data, std::int64_t bytes) { return kernels().read_memory(data, bytes); }
 
 }  // namespace kvfuse::cpu

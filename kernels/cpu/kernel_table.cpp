@@ -10,7 +10,7 @@ void quantize_kv(const QuantizeParams& params);
 void dequantize_kv(const DequantizeParams& params);
 void linear(const LinearParams& params);
 std::optional<std::int64_t> quantize_weight(const QuantizeWeightParams& params);
-std::uint64_t read_memory(const void* data, std::int64_t bytes, int streams);
+std::uint64_t read_memory(const void* data, std::int64_t bytes);
 
 extern const KernelTable kKernels;
 const KernelTable kKernels = {decode_attention, prefill_attention, kv_append,  quantize_kv, dequantize_kv,

@@ -17,7 +17,7 @@ struct KernelTable {
   void (*dequantize_kv)(const DequantizeParams&);
   void (*linear)(const LinearParams&);
   std::optional<std::int64_t> (*quantize_weight)(const QuantizeWeightParams&);
-  std::uint64_t (*read_memory)(const void*, std::int64_t, int);
+  std::uint64_t (*read_memory)(const void*, std::int64_t);
 };
 
 }  // namespace kvfuse::cpu

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <utility>
 
+#include "kernels/half.h"
 #include "kernels/reference/reference.h"
 
 namespace kvfuse::reference {
@@ -49,6 +51,15 @@ double gelu(double x, bool tanh_form) {
 Row row_of(const void* data, DType dtype, std::int64_t first, std::int64_t count) {
   Row row;
   for (std::int64_t i = 0; data != nullptr && i < count; ++i) row.push_back(element(data, dtype, first + i));
+  return row;
+}
+
+Row through_dtype(Row row, DType dtype) {
+  for (double& value : row) {
+    const auto narrow = static_cast<float>(value);
+    if (dtype == DType::kFloat16) value = to_float(from_float<Float16>(narrow));
+    if (dtype == DType::kBFloat16) value = to_float(from_float<BFloat16>(narrow));
+  }
   return row;
 }
 
@@ -159,8 +170,10 @@ std::vector<double> Gpt2::step(std::int64_t token, Caches& caches) const {
     x.push_back(token_embedding[static_cast<std::size_t>(token) * n_embd + i] +
                 position_embedding[position * n_embd + i]);
   for (const Gpt2Layer& layer : layers) {
-    const Row qkv = layer_product(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias, kLayerNormEpsilon),
-                                  layer.qkv_weight, layer.qkv_bias, 3 * n_embd, &layer == layers.data());
+    const Row qkv =
+        through_dtype(layer_product(layer_norm(x, layer.ln_1_weight, layer.ln_1_bias, kLayerNormEpsilon),
+                                    layer.qkv_weight, layer.qkv_bias, 3 * n_embd, &layer == layers.data()),
+                      dtype);
     Cache& cache = caches[layer.cache_layer];
     if (layer.appends) {
       const auto k = qkv.begin() + static_cast<std::ptrdiff_t>(n_embd);
@@ -168,15 +181,16 @@ std::vector<double> Gpt2::step(std::int64_t token, Caches& caches) const {
       cache.k.push_back(int8_cache ? through_int8(Row(k, v), n_head) : Row(k, v));
       cache.v.push_back(int8_cache ? through_int8(Row(v, qkv.end()), n_head) : Row(v, qkv.end()));
     }
-    add(x, layer_product(attend(qkv, cache, n_embd, n_head), layer.attn_proj_weight, layer.attn_proj_bias,
-                         n_embd));
+    add(x, layer_product(through_dtype(attend(qkv, cache, n_embd, n_head), dtype), layer.attn_proj_weight,
+                         layer.attn_proj_bias, n_embd));
     Row hidden = layer_product(layer_norm(x, layer.ln_2_weight, layer.ln_2_bias, kLayerNormEpsilon),
                                layer.fc_weight, layer.fc_bias, 4 * n_embd);
     for (double& value : hidden) value = gelu(value, gelu_tanh);
+    hidden = through_dtype(std::move(hidden), dtype);
     add(x, layer_product(hidden, layer.mlp_proj_weight, layer.mlp_proj_bias, n_embd));
   }
   const Row last = layer_norm(x, ln_f_weight, ln_f_bias, kLayerNormEpsilon);
-  return product(int8_head ? rounded_activations(last, false) : last, token_embedding, {},
+  return product(int8_head ? rounded_activations(last, true) : last, token_embedding, {},
                  token_embedding.size() / n_embd);
 }
 

@@ -35,6 +35,7 @@ struct Gpt2Layer {
 struct Gpt2 {
   std::size_t n_embd = 0, n_head = 0;
   bool gelu_tanh = true;
+  DType dtype = DType::kFloat32;  // that rows between operations are rounded to, but for the residual stream
   bool int8_cache = false;
   bool int8_layers = false, int8_head = false;  // weights: the products round what they take
   std::vector<double> token_embedding, position_embedding;

@@ -47,6 +47,7 @@ class Model {
     twin.n_embd = kWidth;
     twin.n_head = kHeads;
     twin.gelu_tanh = c.gelu_tanh;
+    twin.dtype = c.dtype;
     twin.int8_cache = c.cache_dtype == DType::kInt8;
     twin.int8_layers = c.weights == WeightFormat::kInt8Rows;
     twin.int8_head = c.weights != WeightFormat::kFloat;
