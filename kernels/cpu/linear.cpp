@@ -26,9 +26,14 @@ constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a
 constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
 constexpr int kRowsAtOnce = 4;           // that share a weight in a register
 // Of x; with more than these most products come from the caches, and streams gain nothing.
-constexpr std::int64_t kMostRowsByStreams = 8;
+constexpr std::int64_t kMostRowsByStreams = 12;
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
+// Of kRowsAtOnce rows of x, that the first-level cache holds beside weights. Longer ones are gone through in
+// stretches of so many inputs, each with all outputs of a task and up to so many rows.
+constexpr std::int64_t kMostInputsAtOnce = 1536;
+constexpr std::int64_t kStretchInputs = 96;
+constexpr std::int64_t kStretchRows = 16;
 
 Vec activated(Vec x, Epilogue epilogue) {
   if (epilogue == Epilogue::kGeluTanh) return gelu_tanh(x);
@@ -65,11 +70,12 @@ inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inpu
   return inputs.rounded.codes;
 }
 
-// What the group of rows from `first` on fetches of the next task's weights, which begin at `next`, with each
-// `outputs` of its own: half a line or more in each step of the products. Groups take shares, so that memory
-// is read all the while.
+// What the group of rows from `first` on fetches of the next task's weights: of `count` from `next` on, with
+// as many of its own, `outputs` at once; half a line or more in each step of the products. Groups take
+// shares, so that memory is read all the while.
 template <typename W>
-Ahead share_of_next_task(const LinearParams& p, std::int64_t first, int outputs, const W* next) {
+Ahead share_of_next_task(const LinearParams& p, std::int64_t first, int outputs, const W* next,
+                         std::int64_t count) {
   const auto* data = reinterpret_cast<const char*>(next);
   constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
   const std::int64_t step = outputs * kStepElements<W> * kElement;
@@ -78,7 +84,7 @@ Ahead share_of_next_task(const LinearParams& p, std::int64_t first, int outputs,
   const std::int64_t every = (groups + most_shares - 1) / most_shares;  // of the groups one fetches
   if (group % every != 0) return {data, 0};
   const std::int64_t shares = (groups + every - 1) / every, share = group / every;
-  return {data + outputs * p.in * kElement * share / shares, step / shares};
+  return {data + count * kElement * share / shares, step / shares};
 }
 
 // Outputs [begin, end) of rows [first, first + kRows), without bias and the scales of codes:
@@ -91,13 +97,13 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t fi
   const auto* x = rows_for(weight, inputs) + first * inputs.stride;
   const std::int64_t count = end - begin, tiles = count / kOutputs;
   Ahead ahead;
-  if (kOutputs > 1) ahead = share_of_next_task<W>(p, first, kOutputs, weight + count * p.in);
+  if (kOutputs > 1) ahead = share_of_next_task<W>(p, first, kOutputs, weight + count * p.in, kOutputs * p.in);
   for (std::int64_t t = 0; t < tiles; ++t) {
     float tile[kRows][kOutputs];
     if constexpr (kStreams)
       products_apart(weight + t * p.in, tiles * p.in, x, inputs.stride, p.in, ahead, tile);
     else
-      products(weight + t * kOutputs * p.in, x, inputs.stride, p.in, ahead, tile);
+      products(weight + t * kOutputs * p.in, x, inputs.stride, p.in, LineAhead{ahead.data, ahead.step}, tile);
     if (kOutputs > 1) ahead.data += kOutputs * p.in * static_cast<std::int64_t>(sizeof(W));
     for (int row = 0; row < kRows; ++row)
       for (int i = 0; i < kOutputs; ++i)
@@ -105,7 +111,7 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t fi
   }
   for (std::int64_t o = tiles * kOutputs; o < count; ++o) {
     float column[kRows][1];
-    products(weight + o * p.in, x, inputs.stride, p.in, {}, column);
+    products(weight + o * p.in, x, inputs.stride, p.in, NothingAhead{}, column);
     for (int row = 0; row < kRows; ++row) sums[row][o] = column[row][0];
   }
 }
@@ -149,15 +155,13 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t fi
     multiply<kRows, kOutputsAtOnce, false, W>(p, inputs, first, begin, end, sums);
 }
 
-// As many rows from `first` on as there are, kRows at most; returns how many.
-template <int kRows, typename W>
-std::int64_t multiply_rows(const LinearParams& p, const LinearInputs& inputs, std::int64_t first,
-                           std::int64_t begin, std::int64_t end, float (*sums)[kOutputsPerTask]) {
+// Calls f with as many rows as there are, kRows or half of them or ...; returns how many.
+template <int kRows, typename F>
+std::int64_t with_rows(std::int64_t rows, F&& f) {
   if constexpr (kRows > 1) {
-    constexpr int kFewer = kRows / 2;
-    if (p.rows - first < kRows) return multiply_rows<kFewer, W>(p, inputs, first, begin, end, sums);
+    if (rows < kRows) return with_rows<kRows / 2>(rows, f);
   }
-  multiply<kRows, W>(p, inputs, first, begin, end, sums);
+  f(std::integral_constant<int, kRows>{});
   return kRows;
 }
 
@@ -178,10 +182,61 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
   // Rows in groups: for all but the first the weights come from the caches.
   for (std::int64_t first = 0; first < p.rows;) {
     expect_outputs(p, first, std::min(first + kRowsAtOnce, p.rows), begin, end);
-    const std::int64_t count = multiply_rows<kRowsAtOnce, W>(p, inputs, first, begin, end, sums);
+    const std::int64_t count = with_rows<kRowsAtOnce>(
+        p.rows - first, [&](auto rows) { multiply<rows, W>(p, inputs, first, begin, end, sums); });
     for (std::int64_t row = 0; row < count; ++row)
       finish(p, inputs, first + row, begin, end - begin, sums[row]);
     first += count;
+  }
+}
+
+// Whether rows of x go by stretches of their inputs. With shorter vectors products take longer than x does.
+bool goes_by_stretches(const LinearParams& p) {
+  return kLanes == 16 && p.weight_format == WeightFormat::kFloat && p.rows > kMostRowsByStreams &&
+         p.in > kMostInputsAtOnce && p.in % kLanes == 0;
+}
+
+// A task whose sums are put by and taken up again from stretch to stretch of the inputs, so that x stays in
+// the first-level cache: the same chains of sums as without.
+template <typename W>
+void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin,
+                           std::int64_t end) {
+  Vec chains[kOutputsPerTask / kOutputsAtOnce][kStretchRows][kOutputsAtOnce];
+  alignas(64) float sums[kStretchRows][kOutputsPerTask];
+  const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
+  const std::int64_t count = end - begin, tiles = count / kOutputsAtOnce;
+  for (std::int64_t first = 0; first < p.rows; first += kStretchRows) {
+    const std::int64_t last = std::min(first + kStretchRows, p.rows);
+    expect_outputs(p, first, last, begin, end);
+    std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
+    for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
+      const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        const W* tile = weight + t * kOutputsAtOnce * p.in;
+        for (std::int64_t row = first; row < last;)
+          row += with_rows<kRowsAtOnce>(last - row, [&](auto rows) {
+            const Ahead ahead = share_of_next_task(
+                p, row, kOutputsAtOnce, tile + count * p.in + i * kOutputsAtOnce, stretch * kOutputsAtOnce);
+            go_on<rows>(tile + i, p.in, inputs.values + row * inputs.stride + i, inputs.stride, stretch,
+                        LineAhead{ahead.data, ahead.step}, chains[t] + (row - first));
+          });
+      }
+    }
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      float tile[kStretchRows][kOutputsAtOnce];
+      sum_lanes(chains[t], tile);
+      for (std::int64_t row = first; row < last; ++row)
+        std::copy_n(tile[row - first], kOutputsAtOnce, sums[row - first] + t * kOutputsAtOnce);
+    }
+    for (std::int64_t row = first; row < last; ++row) {
+      for (std::int64_t o = tiles * kOutputsAtOnce; o < count; ++o) {
+        float sum[1][1];
+        products(weight + o * p.in, inputs.values + row * inputs.stride, inputs.stride, p.in, NothingAhead{},
+                 sum);
+        sums[row - first][o] = sum[0][0];
+      }
+      finish(p, inputs, row, begin, count, sums[row - first]);
+    }
   }
 }
 
@@ -203,7 +258,7 @@ void run_pair(const LinearParams& p, const LinearInputs& inputs, const std::int6
   for (int s = 0; s < 2; ++s) {
     for (std::int64_t o = done; o < counts[s]; ++o) {
       float sum[1][1];
-      products(weight + (begins[s] + o) * p.in, x, inputs.stride, p.in, {}, sum);
+      products(weight + (begins[s] + o) * p.in, x, inputs.stride, p.in, NothingAhead{}, sum);
       sums[s][o] = sum[0][0];
     }
     if (counts[s] > 0) finish(p, inputs, 0, begins[s], counts[s], sums[s]);
@@ -275,7 +330,10 @@ void multiply_all(const LinearParams& p) {
       const std::int64_t begin = task * stretch;
       if constexpr (!std::is_same_v<W, Int4Weight>)
         if (pairs) return run_pair<W>(p, inputs, {begin, begin + tasks * stretch}, stretch);
-      run_task<W>(p, inputs, begin, std::min(begin + stretch, p.out_size));
+      const std::int64_t end = std::min(begin + stretch, p.out_size);
+      if constexpr (!std::is_same_v<W, Int4Weight> && !std::is_same_v<W, std::int8_t>)
+        if (goes_by_stretches(p)) return run_task_by_stretches<W>(p, inputs, begin, end);
+      run_task<W>(p, inputs, begin, end);
     });
   });
 }

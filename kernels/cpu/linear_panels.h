@@ -144,7 +144,7 @@ inline void panel_products(const Panel& panel, const PanelInputs& x, std::int64_
     const std::int8_t* codes = panel.codes + b * kActivationBlock * kPanelOutputs;
     const std::int32_t* start = panel.start + b * kPanelOutputs;
     const std::int64_t at = first * x.stride + b * kActivationBlock;
-    ahead.fetch(b);
+    ahead.fetch();
     add_block(codes, start, x.high + at, x.stride, x.shift + first * blocks + b, blocks, totals);
     const bool* whole = x.whole + b * x.rows + first;
     if (std::find(whole, whole + kPanelRows, true) != whole + kPanelRows)

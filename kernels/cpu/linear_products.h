@@ -46,14 +46,30 @@ template <typename Part, int kRows, int kOutputs>
 constexpr std::int64_t kCacheLine = 64;
 
 // What products fetch from memory on the way, for later: `step` bytes in each of their steps, in whole lines.
+// Always inlined: a call that only prefetches is one that GCC 12 may leave out.
 struct Ahead {
   const char* data = nullptr;
   std::int64_t step = 0;
 
-  // Always inlined: a call that only prefetches is one that GCC 12 may leave out.
-  [[gnu::always_inline]] void fetch(std::int64_t steps) const {
+  [[gnu::always_inline]] void fetch() {
     for (std::int64_t i = 0; i < step; i += kCacheLine)
-      __builtin_prefetch(data + steps * step + i, 0, 2);  // into the second-level cache
+      __builtin_prefetch(data + i, 0, 2);  // into the second-level cache
+    data += step;
+  }
+};
+
+struct NothingAhead {
+  [[gnu::always_inline]] void fetch() {}
+};
+
+// Of a line at most: without the loop, which took a tenth of the time of products from the caches.
+struct LineAhead {
+  const char* data;
+  std::int64_t step;
+
+  [[gnu::always_inline]] void fetch() {
+    __builtin_prefetch(data, 0, 2);
+    data += step;
   }
 };
 
@@ -61,18 +77,15 @@ struct Ahead {
 template <typename W>
 constexpr std::int64_t kStepElements = std::is_same_v<W, std::int8_t> ? kCodeLanes : kLanes;
 
-// sums[row][output] = the product of a row of the weight, `apart` elements from one to the next, with row
-// `row` of x. A product is one chain of sums, the same for any number of rows: a row's bits are the same
-// alone and in a batch.
-template <int kRows, int kOutputs, typename W>
-[[gnu::always_inline]] inline void products_apart(const W* weight, std::int64_t apart, const float* x,
-                                                  std::int64_t stride, std::int64_t in, Ahead ahead,
-                                                  float (&sums)[kRows][kOutputs]) {
-  Vec chains[kRows][kOutputs];
-  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = zero(); }); });
+// chains[row][output] += the lanes of the products of a row of the weight, `apart` elements from one to the
+// next, with row `row` of x, whole vectors of `in` elements. Returns where the rest begins.
+template <int kRows, int kOutputs, typename W, typename Fetch>
+[[gnu::always_inline]] inline std::int64_t add_products(const W* weight, std::int64_t apart, const float* x,
+                                                        std::int64_t stride, std::int64_t in, Fetch ahead,
+                                                        Vec (&chains)[kRows][kOutputs]) {
   std::int64_t i = 0;
   for (; i + kLanes <= in; i += kLanes) {
-    ahead.fetch(i / kLanes);
+    ahead.fetch();
     Vec w[kOutputs];
     unrolled<kOutputs>([&](auto o) { w[o] = load(weight + o * apart + i); });
     unrolled<kRows>([&](auto row) {
@@ -80,6 +93,18 @@ template <int kRows, int kOutputs, typename W>
       unrolled<kOutputs>([&](auto o) { chains[row][o] = fma(w[o], values, chains[row][o]); });
     });
   }
+  return i;
+}
+
+// sums[row][output] = those products. A product is one chain of sums, the same for any number of rows: a
+// row's bits are the same alone and in a batch.
+template <int kRows, int kOutputs, typename W, typename Fetch>
+[[gnu::always_inline]] inline void products_apart(const W* weight, std::int64_t apart, const float* x,
+                                                  std::int64_t stride, std::int64_t in, Fetch ahead,
+                                                  float (&sums)[kRows][kOutputs]) {
+  Vec chains[kRows][kOutputs];
+  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = zero(); }); });
+  const std::int64_t i = add_products(weight, apart, x, stride, in, ahead, chains);
   if constexpr (kRows * kOutputs == 1)
     sums[0][0] = reduce_add(chains[0][0]);
   else
@@ -90,11 +115,22 @@ template <int kRows, int kOutputs, typename W>
         sums[row][o] += to_float(weight[o * apart + j]) * x[row * stride + j];
 }
 
+// `chains` of rows of a weight that lie one behind the other, in vectors of `count` elements from `weight`
+// on. Not inlined: there it runs out of registers (GCC 12).
+template <int kRows, int kOutputs, typename W>
+[[gnu::noinline]] void go_on(const W* weight, std::int64_t in, const float* x, std::int64_t stride,
+                             std::int64_t count, LineAhead ahead, Vec (*chains)[kOutputs]) {
+  Vec sums[kRows][kOutputs];
+  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { sums[row][o] = chains[row][o]; }); });
+  add_products(weight, in, x, stride, count, ahead, sums);
+  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = sums[row][o]; }); });
+}
+
 // The same in integers: exact, in whatever order. Rows of x go on with zeros, for a whole vector at least.
-template <int kRows, int kOutputs>
+template <int kRows, int kOutputs, typename Fetch>
 [[gnu::always_inline]] inline void products_apart(const std::int8_t* weight, std::int64_t apart,
                                                   const std::int16_t* x, std::int64_t stride, std::int64_t in,
-                                                  Ahead ahead, float (&sums)[kRows][kOutputs]) {
+                                                  Fetch ahead, float (&sums)[kRows][kOutputs]) {
   CodeSum parts[kRows][kOutputs];
   unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { parts[row][o] = code_zero(); }); });
   const auto step = [&](const std::int8_t* codes, std::int64_t codes_stride, std::int64_t i) {
@@ -107,7 +143,7 @@ template <int kRows, int kOutputs>
   };
   const std::int64_t whole = in / kCodeLanes * kCodeLanes;
   for (std::int64_t i = 0; i < whole; i += kCodeLanes) {
-    ahead.fetch(i / kCodeLanes);
+    ahead.fetch();
     step(weight + i, apart, i);
   }
   if (whole < in) {
@@ -119,10 +155,10 @@ template <int kRows, int kOutputs>
   sum_lanes(parts, sums);
 }
 
-// The same of rows that lie one behind the other. Not inlined: there it runs out of registers (GCC 12).
-template <int kRows, int kOutputs, typename W, typename X>
+// The same of rows that lie one behind the other. Not inlined, as above.
+template <int kRows, int kOutputs, typename W, typename X, typename Fetch>
 [[gnu::noinline]] void products(const W* weight, const X* x, std::int64_t stride, std::int64_t in,
-                                Ahead ahead, float (&sums)[kRows][kOutputs]) {
+                                Fetch ahead, float (&sums)[kRows][kOutputs]) {
   products_apart(weight, in, x, stride, in, ahead, sums);
 }
 

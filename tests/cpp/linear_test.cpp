@@ -46,6 +46,11 @@ TEST_P(Linear, RowsAndSizes) {
                                          ? std::vector<std::int64_t>{32, 64, 96, 160, 768, 800}
                                          : std::vector<std::int64_t>{1, 16, 72, 100, 768})
           check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .weight_format = format});
+  for (const DType dtype : kDtypes)
+    for (const std::int64_t rows : {12, 13, 35})
+      for (const std::int64_t in : {1544, 1552, 3072})  // longer than the caches nearest to a core hold
+        for (const std::int64_t out_size : {9, 70})
+          check({.dtype = dtype, .rows = rows, .in = in, .out_size = out_size});
   for (const std::int64_t rows : {1, 3, 67})
     check({.dtype = DType::kFloat32,
            .rows = rows,
@@ -171,21 +176,22 @@ TEST_P(Linear, AnyNumberOfThreads) {
 }
 
 TEST_P(Linear, RowAloneOrInABatch) {
-  for (const WeightFormat format : kFormats) {
-    const LinearCase c = {
-        .dtype = DType::kFloat32, .rows = 71, .in = 800, .norm = true, .weight_format = format};
-    LinearTensors all(c);
-    for (std::int64_t row = 0; row < c.rows; row += 5) all.x.set(row * c.in + 100, 50.0F);  // an outlier
-    cpu::linear(all.params);
-    for (const std::int64_t row : {0, 5, 40, 69, 70}) {
-      LinearTensors alone(c);
-      alone.params.x = static_cast<const float*>(all.params.x) + row * c.in;
-      alone.params.rows = 1;
-      cpu::linear(alone.params);
-      for (std::int64_t i = 0; i < c.out_size; ++i)
-        EXPECT_EQ(alone.out[i], all.out[row * c.out_size + i]) << row << " " << i;
+  for (const WeightFormat format : kFormats)
+    for (const std::int64_t in : {800, 1600}) {
+      const LinearCase c = {
+          .dtype = DType::kFloat32, .rows = 71, .in = in, .norm = true, .weight_format = format};
+      LinearTensors all(c);
+      for (std::int64_t row = 0; row < c.rows; row += 5) all.x.set(row * in + 100, 50.0F);  // an outlier
+      cpu::linear(all.params);
+      for (const std::int64_t row : {0, 5, 40, 69, 70}) {
+        LinearTensors alone(c);
+        alone.params.x = static_cast<const float*>(all.params.x) + row * in;
+        alone.params.rows = 1;
+        cpu::linear(alone.params);
+        for (std::int64_t i = 0; i < c.out_size; ++i)
+          EXPECT_EQ(alone.out[i], all.out[row * c.out_size + i]) << row << " " << i;
+      }
     }
-  }
 }
 
 TEST_P(Linear, MoreRowsThanScratchHolds) {
