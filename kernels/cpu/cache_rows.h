@@ -44,19 +44,32 @@ void prepare(const float* q, Query<T, kHeadDim>& query) {
   }
 }
 
-// Brings the lines of a row block that is needed a whole pass later into the second-level cache. Always
-// inlined: a call that only prefetches is one that GCC 12 may leave out.
+// Into which cache.
+enum class Level : std::uint8_t { kFirst, kSecond };
+
+// Brings the lines of a row block that is needed a whole pass later. Always inlined: a call that only
+// prefetches is one that GCC 12 may leave out.
 template <typename T>
-[[gnu::always_inline]] inline void prefetch_block(const T* block, int elements) {
-  const char* line = reinterpret_cast<const char*>(block);
-  for (int offset = 0; offset < elements * static_cast<int>(sizeof(T)); offset += 64)
-    __builtin_prefetch(line + offset, 0, 2);
+[[gnu::always_inline]] inline void prefetch_block(const T* block, int elements, Level level) {
+  const char* begin = reinterpret_cast<const char*>(block);
+  const char* end = begin + elements * static_cast<int>(sizeof(T));
+  if (level == Level::kFirst)
+    for (const char* line = begin; line < end; line += 64) __builtin_prefetch(line, 0, 3);
+  else
+    for (const char* line = begin; line < end; line += 64) __builtin_prefetch(line, 0, 2);
 }
 
 // scores[r] = query . rows[r] for kRows consecutive rows.
 template <int kRows, typename T, int kHeadDim>
 inline void dot_rows(const Query<T, kHeadDim>& query, const T* rows, float* scores) {
-  if constexpr (std::is_same_v<T, std::int8_t>) {
+  if constexpr (std::is_same_v<T, std::int8_t> && kRows == 8 && kHeadDim % kCodeLanes == 0) {
+    CodeSum acc[kRows];
+    for (CodeSum& lanes : acc) lanes = code_zero();
+    for (int d = 0; d < kHeadDim; d += kCodeLanes)
+      for (int r = 0; r < kRows; ++r)
+        acc[r] = code_dot(acc[r], load_codes(rows + r * kHeadDim + d), query.values + d);
+    sum_rows8(acc, scores);
+  } else if constexpr (std::is_same_v<T, std::int8_t>) {
     IntVec acc[kRows];
     for (int r = 0; r < kRows; ++r) acc[r] = int_zero();
     for (int d = 0; d < kHeadDim; d += kIntLanes)
@@ -85,13 +98,14 @@ constexpr int kWidth = kHeadDim % 64 == 0 ? 64 : (kHeadDim <= 96 ? kHeadDim : 16
 // out[d] = sum over count rows of weights[i] * rows[i][d]. As many rows from next_k on are prefetched
 // meanwhile.
 template <int kHeadDim, typename T>
-inline void weighted_sum(const float* weights, const T* rows, int count, const T* next_k, float* out) {
+inline void weighted_sum(const float* weights, const T* rows, int count, const T* next_k, Level level,
+                         float* out) {
   constexpr int kVectors = kWidth<kHeadDim> / kLanes;
   for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
     Vec acc[kVectors];
     for (Vec& lane : acc) lane = zero();
     for (int i = 0; i < count; ++i) {
-      if (begin == 0) prefetch_block(next_k + i * kHeadDim, kHeadDim);
+      if (begin == 0) prefetch_block(next_k + i * kHeadDim, kHeadDim, level);
       const Vec weight = splat(weights[i]);
       const T* row = rows + i * kHeadDim + begin;
       for (int j = 0; j < kVectors; ++j) acc[j] = fma(weight, load(row + j * kLanes), acc[j]);
@@ -100,12 +114,13 @@ inline void weighted_sum(const float* weights, const T* rows, int count, const T
   }
 }
 
-// The same on int8 rows, two at a time. A rounded weight is off by at most 2^-16 of the largest.
-template <int kHeadDim>
-inline void weighted_sum(const float* weights, const std::int8_t* rows, int count, const std::int8_t* next_k,
-                         float* out) {
+// Beside int8 rows weights are rounded to integers of 15 bits, off by at most 2^-16 of the largest.
+struct Rounding {
+  float scale;    // a weight = integer * scale; NaN if a weight is
+  float inverse;  // 0 where all weights are
+};
+inline Rounding rounding_of(const float* weights, int count) {
   constexpr float kLargest = 32767.0F;
-  alignas(64) std::int16_t rounded[kMostRows + kLanes];
   Vec most = zero();
   Vec spoilt = zero();  // turns NaN with a weight, as then must the sums
   for (int i = 0; i < count; i += kLanes) {
@@ -113,22 +128,65 @@ inline void weighted_sum(const float* weights, const std::int8_t* rows, int coun
     spoilt = fma(load(weights + i), zero(), spoilt);
   }
   const float largest = reduce_max(most);
-  const float scale = largest / kLargest + reduce_add(spoilt);
-  const float inverse = largest > 0.0F ? kLargest / largest : 0.0F;
-  for (int i = 0; i < count; i += kLanes) quantize(mul(load(weights + i), splat(inverse)), rounded + i);
+  return {largest / kLargest + reduce_add(spoilt), largest > 0.0F ? kLargest / largest : 0.0F};
+}
+
+#if defined(__AVX512VNNI__)
+// The same sums on int8 rows of whole ByteVecs, four rows at a time: products of bytes, by the high and the
+// low ones of the weights. The sums are exact: the same bits as two rows at a time.
+template <int kHeadDim>
+inline void weighted_sum_of_quads(const float* weights, const std::int8_t* rows, int count,
+                                  const std::int8_t* next_k, Level level, float* out) {
+  constexpr int kWidth = 64;
+  alignas(64) std::uint8_t high[kMostRows + kLanes], low[kMostRows + kLanes];
+  const Rounding rounding = rounding_of(weights, count);
+  for (int i = 0; i < count; i += kLanes)
+    quantize(mul(load(weights + i), splat(rounding.inverse)), high + i, low + i);
+  for (int begin = 0; begin < kHeadDim; begin += kWidth) {
+    CodeSum of_high[4], of_low[4];
+    for (int j = 0; j < 4; ++j) of_high[j] = of_low[j] = code_zero();
+    for (int i = 0; i < count; i += 4) {
+      if (begin == 0) prefetch_block(next_k + i * kHeadDim, 4 * kHeadDim, level);
+      ByteVec codes[4], quads[4];
+      for (int r = 0; r < 4; ++r)  // behind the last row itself again, with weight 0
+        codes[r] = load_bytes(rows + std::min(i + r, count - 1) * kHeadDim + begin);
+      interleave_rows(codes, quads);
+      const ByteVec weight_high = load_quad(high + i), weight_low = load_quad(low + i);
+      for (int j = 0; j < 4; ++j) {
+        of_high[j] = byte_dot(of_high[j], weight_high, quads[j]);
+        of_low[j] = byte_dot(of_low[j], weight_low, quads[j]);
+      }
+    }
+    store_scaled(out + begin, of_high, of_low, rounding.scale);
+  }
+}
+#endif
+
+// The same on int8 rows, two at a time.
+template <int kHeadDim>
+inline void weighted_sum(const float* weights, const std::int8_t* rows, int count, const std::int8_t* next_k,
+                         Level level, float* out) {
+#if defined(__AVX512VNNI__)
+  if constexpr (kHeadDim % 64 == 0)
+    return weighted_sum_of_quads<kHeadDim>(weights, rows, count, next_k, level, out);
+#endif
+  alignas(64) std::int16_t rounded[kMostRows + kLanes];
+  const Rounding rounding = rounding_of(weights, count);
+  for (int i = 0; i < count; i += kLanes)
+    quantize(mul(load(weights + i), splat(rounding.inverse)), rounded + i);
 
   constexpr int kVectors = kWidth<kHeadDim> / kPairChannels;
   for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
     IntVec acc[kVectors];
     for (IntVec& lane : acc) lane = int_zero();
     for (int i = 0; i < count; i += 2) {
-      if (begin == 0) prefetch_block(next_k + i * kHeadDim, 2 * kHeadDim);
+      if (begin == 0) prefetch_block(next_k + i * kHeadDim, 2 * kHeadDim, level);
       const int partner = i + 1 < count ? i + 1 : i;  // an odd last row meets itself with weight 0
       const IntVec pair = pair_weights(rounded[i], partner > i ? rounded[partner] : std::int16_t{0});
       add_row_pair<kWidth<kHeadDim>>(rows + i * kHeadDim + begin, rows + partner * kHeadDim + begin, pair,
                                      acc);
     }
-    for (int j = 0; j < kVectors; ++j) store_scaled(out + begin + j * kPairChannels, acc[j], scale);
+    for (int j = 0; j < kVectors; ++j) store_scaled(out + begin + j * kPairChannels, acc[j], rounding.scale);
   }
 }
 

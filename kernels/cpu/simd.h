@@ -12,7 +12,9 @@
 //   product with 8-bit values that lie as nibble_position says) and group_scales (four lanes a group).
 //
 // With AVX-512 VNNI also ByteVec, 64 codes, with load_bytes, load_quad (four unsigned values in all lanes),
-// byte_dot (acc + sums of four products), transpose_quads, load_sum and store.
+// byte_dot (acc + sums of four products), transpose_quads, load_sum and store; and for weighted sums of four
+// rows at once quantize (to integers of 16 bits, the high and the low ones apart), interleave_rows and
+// store_scaled.
 //
 // Only kLanes-independent code lives here.
 #pragma once

@@ -147,6 +147,35 @@ inline void transpose_quads(ByteVec (&rows)[16]) {
     rows[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xDD);
   }
 }
+// quads[j], lane 4 l + i: the codes of four rows at channel 16 l + 4 j + i.
+inline void interleave_rows(const ByteVec (&rows)[4], ByteVec (&quads)[4]) {
+  const ByteVec first[2] = {_mm512_unpacklo_epi8(rows[0], rows[1]), _mm512_unpackhi_epi8(rows[0], rows[1])};
+  const ByteVec second[2] = {_mm512_unpacklo_epi8(rows[2], rows[3]), _mm512_unpackhi_epi8(rows[2], rows[3])};
+  for (int i = 0; i < 2; ++i) {
+    quads[2 * i] = _mm512_unpacklo_epi16(first[i], second[i]);
+    quads[2 * i + 1] = _mm512_unpackhi_epi16(first[i], second[i]);
+  }
+}
+// 64 channels whose sums lie like that: out = (256 * high + low) * scale.
+inline void store_scaled(float* out, const CodeSum (&high)[4], const CodeSum (&low)[4], float scale) {
+  Vec quads[4];
+  for (int j = 0; j < 4; ++j)
+    quads[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(__m512i((high[j] << 8) + low[j])), _mm512_set1_ps(scale));
+  const Vec lanes01[2] = {_mm512_shuffle_f32x4(quads[0], quads[1], 0x44),
+                          _mm512_shuffle_f32x4(quads[2], quads[3], 0x44)};
+  const Vec lanes23[2] = {_mm512_shuffle_f32x4(quads[0], quads[1], 0xEE),
+                          _mm512_shuffle_f32x4(quads[2], quads[3], 0xEE)};
+  _mm512_storeu_ps(out, _mm512_shuffle_f32x4(lanes01[0], lanes01[1], 0x88));
+  _mm512_storeu_ps(out + 16, _mm512_shuffle_f32x4(lanes01[0], lanes01[1], 0xDD));
+  _mm512_storeu_ps(out + 32, _mm512_shuffle_f32x4(lanes23[0], lanes23[1], 0x88));
+  _mm512_storeu_ps(out + 48, _mm512_shuffle_f32x4(lanes23[0], lanes23[1], 0xDD));
+}
+// Rounds to integers below 2^16.
+inline void quantize(Vec x, std::uint8_t* high, std::uint8_t* low) {
+  const __m512i integers = _mm512_cvtps_epi32(x);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(integers, 8)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(integers));
+}
 inline CodeSum load_sum(const std::int32_t* p) { return CodeSum(_mm512_loadu_si512(p)); }
 inline void store(std::int32_t* p, CodeSum sum) { _mm512_storeu_si512(p, __m512i(sum)); }
 #endif

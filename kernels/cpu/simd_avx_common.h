@@ -33,8 +33,7 @@ inline void sum_rows8(const __m256 (&rows)[8], float* out) {
 }
 
 // Integer dot products of 16-bit queries with 8-bit rows, kIntLanes products at a time. 256 bits also on
-// AVX-512: head sizes are multiples of 16, and the wider form is no faster where the cache is read from
-// memory.
+// AVX-512, for head sizes that no wider vector divides: they are multiples of 16.
 // By its elements, not as __m256i: GCC 12 copies a sum at each multiply_pairs if its type changes there.
 using IntVec = __v8si;
 constexpr int kIntLanes = 16;
