@@ -49,14 +49,11 @@ enum class Level : std::uint8_t { kFirst, kSecond };
 
 // Brings the lines of a row block that is needed a whole pass later. Always inlined: a call that only
 // prefetches is one that GCC 12 may leave out.
-template <typename T>
-[[gnu::always_inline]] inline void prefetch_block(const T* block, int elements, Level level) {
-  const char* begin = reinterpret_cast<const char*>(block);
-  const char* end = begin + elements * static_cast<int>(sizeof(T));
-  if (level == Level::kFirst)
-    for (const char* line = begin; line < end; line += 64) __builtin_prefetch(line, 0, 3);
-  else
-    for (const char* line = begin; line < end; line += 64) __builtin_prefetch(line, 0, 2);
+template <Level kLevel, typename T>
+[[gnu::always_inline]] inline void prefetch_block(const T* block, int elements) {
+  const char* line = reinterpret_cast<const char*>(block);
+  for (int offset = 0; offset < elements * static_cast<int>(sizeof(T)); offset += 64)
+    __builtin_prefetch(line + offset, 0, kLevel == Level::kFirst ? 3 : 2);
 }
 
 // scores[r] = query . rows[r] for kRows consecutive rows.
@@ -97,15 +94,14 @@ constexpr int kWidth = kHeadDim % 64 == 0 ? 64 : (kHeadDim <= 96 ? kHeadDim : 16
 
 // out[d] = sum over count rows of weights[i] * rows[i][d]. As many rows from next_k on are prefetched
 // meanwhile.
-template <int kHeadDim, typename T>
-inline void weighted_sum(const float* weights, const T* rows, int count, const T* next_k, Level level,
-                         float* out) {
+template <int kHeadDim, Level kLevel, typename T>
+inline void weighted_sum(const float* weights, const T* rows, int count, const T* next_k, float* out) {
   constexpr int kVectors = kWidth<kHeadDim> / kLanes;
   for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
     Vec acc[kVectors];
     for (Vec& lane : acc) lane = zero();
     for (int i = 0; i < count; ++i) {
-      if (begin == 0) prefetch_block(next_k + i * kHeadDim, kHeadDim, level);
+      if (begin == 0) prefetch_block<kLevel>(next_k + i * kHeadDim, kHeadDim);
       const Vec weight = splat(weights[i]);
       const T* row = rows + i * kHeadDim + begin;
       for (int j = 0; j < kVectors; ++j) acc[j] = fma(weight, load(row + j * kLanes), acc[j]);
@@ -134,9 +130,9 @@ inline Rounding rounding_of(const float* weights, int count) {
 #if defined(__AVX512VNNI__)
 // The same sums on int8 rows of whole ByteVecs, four rows at a time: products of bytes, by the high and the
 // low ones of the weights. The sums are exact: the same bits as two rows at a time.
-template <int kHeadDim>
+template <int kHeadDim, Level kLevel>
 inline void weighted_sum_of_quads(const float* weights, const std::int8_t* rows, int count,
-                                  const std::int8_t* next_k, Level level, float* out) {
+                                  const std::int8_t* next_k, float* out) {
   constexpr int kWidth = 64;
   alignas(64) std::uint8_t high[kMostRows + kLanes], low[kMostRows + kLanes];
   const Rounding rounding = rounding_of(weights, count);
@@ -146,7 +142,7 @@ inline void weighted_sum_of_quads(const float* weights, const std::int8_t* rows,
     CodeSum of_high[4], of_low[4];
     for (int j = 0; j < 4; ++j) of_high[j] = of_low[j] = code_zero();
     for (int i = 0; i < count; i += 4) {
-      if (begin == 0) prefetch_block(next_k + i * kHeadDim, 4 * kHeadDim, level);
+      if (begin == 0) prefetch_block<kLevel>(next_k + i * kHeadDim, 4 * kHeadDim);
       ByteVec codes[4], quads[4];
       for (int r = 0; r < 4; ++r)  // behind the last row itself again, with weight 0
         codes[r] = load_bytes(rows + std::min(i + r, count - 1) * kHeadDim + begin);
@@ -163,12 +159,12 @@ inline void weighted_sum_of_quads(const float* weights, const std::int8_t* rows,
 #endif
 
 // The same on int8 rows, two at a time.
-template <int kHeadDim>
+template <int kHeadDim, Level kLevel>
 inline void weighted_sum(const float* weights, const std::int8_t* rows, int count, const std::int8_t* next_k,
-                         Level level, float* out) {
+                         float* out) {
 #if defined(__AVX512VNNI__)
   if constexpr (kHeadDim % 64 == 0)
-    return weighted_sum_of_quads<kHeadDim>(weights, rows, count, next_k, level, out);
+    return weighted_sum_of_quads<kHeadDim, kLevel>(weights, rows, count, next_k, out);
 #endif
   alignas(64) std::int16_t rounded[kMostRows + kLanes];
   const Rounding rounding = rounding_of(weights, count);
@@ -180,7 +176,7 @@ inline void weighted_sum(const float* weights, const std::int8_t* rows, int coun
     IntVec acc[kVectors];
     for (IntVec& lane : acc) lane = int_zero();
     for (int i = 0; i < count; i += 2) {
-      if (begin == 0) prefetch_block(next_k + i * kHeadDim, 2 * kHeadDim, level);
+      if (begin == 0) prefetch_block<kLevel>(next_k + i * kHeadDim, 2 * kHeadDim);
       const int partner = i + 1 < count ? i + 1 : i;  // an odd last row meets itself with weight 0
       const IntVec pair = pair_weights(rounded[i], partner > i ? rounded[partner] : std::int16_t{0});
       add_row_pair<kWidth<kHeadDim>>(rows + i * kHeadDim + begin, rows + partner * kHeadDim + begin, pair,

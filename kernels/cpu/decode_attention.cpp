@@ -30,13 +30,6 @@ constexpr int kChunk = 256;
 constexpr int kRowsPerStep = 8;  // K rows whose dot products are summed together
 static_assert(kChunk <= kMostRows);
 
-// Where blocks of K and V of so many bytes are fetched to: the first-level cache, where it holds the one that
-// is read, the one that comes and a third (docs/decisions.md).
-Level level_of_blocks(std::int64_t bytes) {
-  static const std::int64_t first_level = sysconf(_SC_LEVEL1_DCACHE_SIZE);  // 0 or less: not known
-  return 3 * bytes <= first_level ? Level::kFirst : Level::kSecond;
-}
-
 // Softmax and weighted values of one query row over one chunk, unnormalised.
 template <int kHeadDim>
 struct Partial {
@@ -45,17 +38,17 @@ struct Partial {
   float sum;
 };
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, Level kLevel>
 void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const float* k_scale,
-                  const float* v_scale, int count, const T* next_k, Level level, Partial<kHeadDim>& out) {
+                  const float* v_scale, int count, const T* next_k, Partial<kHeadDim>& out) {
   alignas(64) float weights[kChunk + kLanes];
   if constexpr (std::is_same_v<T, std::int8_t>) {
-    prefetch_block(k_scale, count, level);
-    prefetch_block(v_scale, count, level);
+    prefetch_block<kLevel>(k_scale, count);
+    prefetch_block<kLevel>(v_scale, count);
   }
   int row = 0;
   for (; row + kRowsPerStep <= count; row += kRowsPerStep) {
-    prefetch_block(v + std::int64_t{row} / 2 * kHeadDim, kRowsPerStep / 2 * kHeadDim, level);
+    prefetch_block<kLevel>(v + std::int64_t{row} / 2 * kHeadDim, kRowsPerStep / 2 * kHeadDim);
     dot_rows<kRowsPerStep>(query, k + std::int64_t{row} * kHeadDim, weights + row);
   }
   for (; row < count; ++row) dot_rows<1>(query, k + std::int64_t{row} * kHeadDim, weights + row);
@@ -70,7 +63,7 @@ void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const
   out.maximum = reduce_max(most);
   Vec sum = zero();
   for (int i = 0; i < padded; i += kLanes) {
-    prefetch_block(v + std::int64_t{count + i} / 2 * kHeadDim, kLanes / 2 * kHeadDim, level);
+    prefetch_block<kLevel>(v + std::int64_t{count + i} / 2 * kHeadDim, kLanes / 2 * kHeadDim);
     const Vec p = exp_nonpositive(sub(load(weights + i), splat(out.maximum)));
     sum = add(sum, p);
     store(weights + i, p);
@@ -79,11 +72,11 @@ void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const
 
   if constexpr (std::is_same_v<T, std::int8_t>)
     for (int i = 0; i < count; ++i) weights[i] *= v_scale[i];
-  weighted_sum<kHeadDim>(weights, v, count, next_k, level, out.values);
+  weighted_sum<kHeadDim, kLevel>(weights, v, count, next_k, out.values);
 }
 
 // One call: what a task needs beyond the parameters.
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, Level kLevel>
 class DecodeAttention {
  public:
   explicit DecodeAttention(const AttentionParams& params)
@@ -175,8 +168,8 @@ class DecodeAttention {
       const int count = static_cast<int>(std::clamp<std::int64_t>(seen, 0, place.end - place.begin));
       Query<T, kHeadDim> query;
       load_query(place.b, place.kv_head, row, query);
-      attend_chunk<T, kHeadDim>(query, k, v, k_scale, v_scale, count, row + 1 < query_rows_ ? k : next_k,
-                                level_, partial[row]);
+      attend_chunk<T, kHeadDim, kLevel>(query, k, v, k_scale, v_scale, count,
+                                        row + 1 < query_rows_ ? k : next_k, partial[row]);
     }
     std::atomic<std::int32_t>& finished = finished_[place.b * p_.cache.kv_heads + place.kv_head];
     if (place.chunks > 1 && finished.fetch_add(1, std::memory_order_acq_rel) + 1 < place.chunks) return;
@@ -224,19 +217,32 @@ class DecodeAttention {
   const AttentionParams& p_;
   const std::int64_t group_;       // query heads that share a kv head
   const std::int64_t query_rows_;  // query rows that share a kv head
-  const Level level_ = level_of_blocks(kChunk * kHeadDim * static_cast<std::int64_t>(sizeof(T)));
   std::int64_t tasks_ = 0;
   std::int64_t* first_task_ = nullptr;             // [batch + 1]
   std::atomic<std::int32_t>* finished_ = nullptr;  // [batch, kv_heads]
   Row* partials_ = nullptr;                        // [tasks, query rows]
 };
 
+// Whether the first-level cache holds three blocks of a chunk's int8 K or V: the one that is read, the one
+// that comes, and room for what else there is (docs/decisions.md).
+bool first_level_holds_blocks(int head_dim) {
+  static const std::int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);  // 0 or less: not known
+  return std::int64_t{3} * kChunk * head_dim <= bytes;
+}
+
+template <typename T, int kHeadDim>
+void run(const AttentionParams& params) {
+  if constexpr (std::is_same_v<T, std::int8_t>)
+    if (first_level_holds_blocks(kHeadDim)) return DecodeAttention<T, kHeadDim, Level::kFirst>(params).run();
+  DecodeAttention<T, kHeadDim, Level::kSecond>(params).run();
+}
+
 }  // namespace
 
 void decode_attention(const AttentionParams& params) {
   with_cache_type(params.cache.dtype, [&](auto element) {
     with_int(params.cache.head_dim, HeadDims{},
-             [&](auto head_dim) { DecodeAttention<decltype(element), head_dim>(params).run(); });
+             [&](auto head_dim) { run<decltype(element), head_dim>(params); });
   });
 }
 
