@@ -133,12 +133,11 @@ inline Rounding rounding_of(const float* weights, int count) {
 template <int kHeadDim, Level kLevel>
 inline void weighted_sum_of_quads(const float* weights, const std::int8_t* rows, int count,
                                   const std::int8_t* next_k, float* out) {
-  constexpr int kWidth = 64;
   alignas(64) std::uint8_t high[kMostRows + kLanes], low[kMostRows + kLanes];
   const Rounding rounding = rounding_of(weights, count);
   for (int i = 0; i < count; i += kLanes)
     quantize(mul(load(weights + i), splat(rounding.inverse)), high + i, low + i);
-  for (int begin = 0; begin < kHeadDim; begin += kWidth) {
+  for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
     CodeSum of_high[4], of_low[4];
     for (int j = 0; j < 4; ++j) of_high[j] = of_low[j] = code_zero();
     for (int i = 0; i < count; i += 4) {
