@@ -57,8 +57,10 @@ void Progress::update(double done, const std::string& label) {
   last_ = now;
   const double fraction = total_ > 0.0 ? std::clamp(done / total_, 0.0, 1.0) : 0.0;
   const double elapsed = std::chrono::duration<double>(now - start_).count();
-  const std::string times =
-      fraction > 0.0 ? fmt::format("  {} left", duration_text(elapsed / fraction - elapsed)) : std::string();
+  constexpr double kLeastToEstimate = 0.01;
+  const std::string times = fraction >= kLeastToEstimate
+                                ? fmt::format("  {} left", duration_text(elapsed / fraction - elapsed))
+                                : std::string();
   if (style_ == Style::kBar) {
     write("\r\x1b[K" + bar_line(fraction, times, label));
     bar_shown_ = true;
@@ -75,11 +77,11 @@ void Progress::clear() {
   bar_shown_ = false;
 }
 
-void Progress::finish() {
+void Progress::finish(bool interrupted) {
   if (style_ == Style::kOff || finished_) return;
   clear();
   finished_ = true;
-  write(fmt::format("done in {}\n",
+  write(fmt::format("{} {}\n", interrupted ? "stopped after" : "done in",
                     duration_text(std::chrono::duration<double>(Clock::now() - start_).count())));
   std::fflush(out_);
 }

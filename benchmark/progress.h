@@ -25,8 +25,8 @@ class Progress {
   void update(double done, const std::string& label);
   // Removes the bar, so that something else can be printed; the next update draws it again.
   void clear();
-  // The last line: "done in 1:23".
-  void finish();
+  // The last line: "done in 1:23", or of a run that was interrupted "stopped after 1:23".
+  void finish(bool interrupted);
 
  private:
   using Clock = std::chrono::steady_clock;

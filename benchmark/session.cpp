@@ -235,7 +235,7 @@ void Session::progress(double done, double total, const std::string& label) {
 }
 
 void Session::finish_progress() {
-  if (progress_) progress_->finish();
+  if (progress_) progress_->finish(interrupted_signal() != 0);
   progress_.reset();
 }
 

@@ -13,13 +13,13 @@
 namespace kvfuse::bench {
 namespace {
 
-std::string output_of(Progress::Style style) {
+// What a progress of `total` writes while `body` goes on with it, and at its end.
+template <typename Body>
+std::string written(double total, Progress::Style style, Body body) {
   std::FILE* file = std::tmpfile();
   {
-    Progress progress(4, style, file);
-    for (int i = 0; i <= 4; ++i) progress.update(i, "latency v1 T=32");
-    progress.finish();
-    progress.update(4, "after the end");
+    Progress progress(total, style, file);
+    body(progress);
   }
   std::string text(4096, '\0');
   std::rewind(file);
@@ -28,8 +28,29 @@ std::string output_of(Progress::Style style) {
   return text;
 }
 
+std::string output_of(Progress::Style style, bool interrupted = false) {
+  return written(4, style, [&](Progress& progress) {
+    for (int i = 0; i <= 4; ++i) progress.update(i, "latency v1 T=32");
+    progress.finish(interrupted);
+    progress.update(4, "after the end");
+  });
+}
+
 TEST(Progress, LinesAreRareAndEndWithOne) {
   EXPECT_EQ(output_of(Progress::Style::kLines), "  0%  latency v1 T=32\ndone in 0s\n");
+}
+
+TEST(Progress, AnInterruptedRunIsNotDone) {
+  EXPECT_EQ(output_of(Progress::Style::kLines, /*interrupted=*/true),
+            "  0%  latency v1 T=32\nstopped after 0s\n");
+}
+
+TEST(Progress, EstimatesFromAHundredthOn) {
+  const auto line_at = [](double done) {
+    return written(1000, Progress::Style::kLines, [&](Progress& progress) { progress.update(done, "v1"); });
+  };
+  EXPECT_EQ(line_at(9), "  1%  v1\n");
+  EXPECT_EQ(line_at(10), "  1%  0s left  v1\n");
 }
 
 TEST(Progress, ABarIsRemovedAtTheEnd) {

@@ -88,7 +88,8 @@ def problem(result: subprocess.CompletedProcess, code: int) -> str:
 
 
 def is_report(line: str) -> bool:
-    return re.match(r"recorded |done in |warning: |\w+ is left out: |\s*\d+%  ", line) is not None
+    report = r"recorded |done in |stopped after |warning: |\w+ is left out: |\s*\d+%  "
+    return re.match(report, line) is not None
 
 
 def wait_for(process: subprocess.Popen, text: str) -> list[str]:
