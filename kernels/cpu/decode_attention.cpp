@@ -46,9 +46,11 @@ void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const
     prefetch_block<kLevel>(k_scale, count);
     prefetch_block<kLevel>(v_scale, count);
   }
+  // One V row in kPart comes beside K's rows, the others beside the softmax.
+  constexpr int kPart = kLevel == Level::kFirst ? 1 : 2;
   int row = 0;
   for (; row + kRowsPerStep <= count; row += kRowsPerStep) {
-    prefetch_block<kLevel>(v + std::int64_t{row} / 2 * kHeadDim, kRowsPerStep / 2 * kHeadDim);
+    prefetch_block<kLevel>(v + std::int64_t{row} / kPart * kHeadDim, kRowsPerStep / kPart * kHeadDim);
     dot_rows<kRowsPerStep>(query, k + std::int64_t{row} * kHeadDim, weights + row);
   }
   for (; row < count; ++row) dot_rows<1>(query, k + std::int64_t{row} * kHeadDim, weights + row);
@@ -63,7 +65,8 @@ void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const
   out.maximum = reduce_max(most);
   Vec sum = zero();
   for (int i = 0; i < padded; i += kLanes) {
-    prefetch_block<kLevel>(v + std::int64_t{count + i} / 2 * kHeadDim, kLanes / 2 * kHeadDim);
+    if constexpr (kPart == 2)
+      prefetch_block<kLevel>(v + std::int64_t{count + i} / 2 * kHeadDim, kLanes / 2 * kHeadDim);
     const Vec p = exp_nonpositive(sub(load(weights + i), splat(out.maximum)));
     sum = add(sum, p);
     store(weights + i, p);
