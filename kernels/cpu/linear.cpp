@@ -211,14 +211,19 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
     std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
     for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
       const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
+      Ahead shares[kStretchRows / kRowsAtOnce];  // beside the first tile; divisions take as long as products
+      for (std::int64_t row = first; row < last; row += kRowsAtOnce)
+        shares[(row - first) / kRowsAtOnce] = share_of_next_task(
+            p, row, kOutputsAtOnce, weight + count * p.in + i * kOutputsAtOnce, stretch * kOutputsAtOnce);
       for (std::int64_t t = 0; t < tiles; ++t) {
-        const W* tile = weight + t * kOutputsAtOnce * p.in;
+        const std::int64_t tile = t * kOutputsAtOnce * p.in;
         for (std::int64_t row = first; row < last;)
           row += with_rows<kRowsAtOnce>(last - row, [&](auto rows) {
-            const Ahead ahead = share_of_next_task(
-                p, row, kOutputsAtOnce, tile + count * p.in + i * kOutputsAtOnce, stretch * kOutputsAtOnce);
-            go_on<rows>(tile + i, p.in, inputs.values + row * inputs.stride + i, inputs.stride, stretch,
-                        LineAhead{ahead.data, ahead.step}, chains[t] + (row - first));
+            const Ahead& share = shares[(row - first) / kRowsAtOnce];
+            go_on<rows>(weight + tile + i, p.in, inputs.values + row * inputs.stride + i, inputs.stride,
+                        stretch,
+                        LineAhead{share.data + tile * static_cast<std::int64_t>(sizeof(W)), share.step},
+                        chains[t] + (row - first));
           });
       }
     }
