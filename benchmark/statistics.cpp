@@ -45,6 +45,17 @@ double mean(std::span<const double> samples) {
   return std::accumulate(samples.begin(), samples.end(), 0.0) / static_cast<double>(samples.size());
 }
 
+std::vector<std::size_t> middle(std::span<const double> samples) {
+  check_samples(samples);
+  std::vector<std::size_t> order(samples.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return samples[a] < samples[b]; });
+  const std::size_t above = order.size() / 2;
+  if (order.size() % 2 == 1) return {order[above]};
+  return {order[above - 1], order[above]};
+}
+
 double student_t95(std::size_t degrees_of_freedom) {
   // To 3 decimals up to 30 degrees of freedom; beyond, the Cornish-Fisher series around the normal 1.95996.
   constexpr std::array kTable = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,

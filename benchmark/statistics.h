@@ -5,12 +5,16 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 namespace kvfuse::bench {
 
 // All functions throw std::invalid_argument if there are no samples or one is not finite.
 double median(std::span<const double> samples);
 double mean(std::span<const double> samples);
+
+// Which samples the median is made of: the middle one, or the two that it lies between.
+std::vector<std::size_t> middle(std::span<const double> samples);
 
 // Linear between the two nearest samples, as numpy does; 0 <= q <= 1.
 double quantile(std::span<const double> samples, double q);

@@ -196,12 +196,14 @@ class Latency {
     if (point.samples_ms.empty()) return fields;
     std::vector<double> bandwidths = point.read_bytes_per_s;
     bandwidths.resize(point.samples_ms.size(), best.read_bytes_per_s);
-    std::vector<double> shortest_ms, fractions;
-    for (std::size_t i = 0; i < bandwidths.size(); ++i) {
+    // The limits of the moments that the median was measured at: medians taken apart may contradict each
+    // other where the bandwidth changes from sample to sample.
+    std::vector<double> moments, shortest_ms;
+    for (const std::size_t i : middle(point.samples_ms)) {
       roofline::MachineLimits moment = best;
       moment.read_bytes_per_s = bandwidths[i];
+      moments.push_back(bandwidths[i]);
       shortest_ms.push_back(cost_of(point, T, moment).shortest_ms);
-      fractions.push_back(shortest_ms.back() / point.samples_ms[i]);
     }
     const Summary summary = summarize(point.samples_ms);
     const auto optional = [](const std::optional<double>& value) {
@@ -215,9 +217,9 @@ class Latency {
          {"time_total_ms_std", optional(summary.stddev)},
          {"time_total_ms_ci95", optional(summary.ci95_half_width)},
          {"time_per_token_ms_median", summary.median / static_cast<double>(T)},
-         {"read_bandwidth_bytes_per_s", median(bandwidths)},
-         {"shortest_ms", median(shortest_ms)},
-         {"limit_fraction", median(fractions)},
+         {"read_bandwidth_bytes_per_s", mean(moments)},
+         {"shortest_ms", mean(shortest_ms)},
+         {"limit_fraction", mean(shortest_ms) / summary.median},
          {"quality", summary.stddev.value_or(0) > kNoisyVariation * summary.mean ? "noisy" : "ok"}});
     return fields;
   }

@@ -17,6 +17,9 @@ TEST(Statistics, MedianAndQuantiles) {
   EXPECT_DOUBLE_EQ(median(Samples{3, 1, 2}), 2);
   EXPECT_DOUBLE_EQ(median(Samples{4, 1, 2, 3}), 2.5);
   EXPECT_DOUBLE_EQ(median(Samples{7}), 7);
+  EXPECT_EQ(middle(Samples{3, 1, 2}), std::vector<std::size_t>{2});
+  EXPECT_EQ(middle(Samples{4, 1, 2, 3}), (std::vector<std::size_t>{2, 3}));
+  EXPECT_EQ(middle(Samples{7}), std::vector<std::size_t>{0});
   const Samples ten = {10, 1, 2, 3, 4, 5, 6, 7, 8, 9};
   EXPECT_DOUBLE_EQ(quantile(ten, 0.0), 1);
   EXPECT_DOUBLE_EQ(quantile(ten, 0.9), 9.1);
@@ -56,6 +59,7 @@ TEST(Statistics, StudentT) {
 
 TEST(Statistics, RefusesWhatHasNoAnswer) {
   EXPECT_THROW(median(Samples{}), std::invalid_argument);
+  EXPECT_THROW(middle(Samples{}), std::invalid_argument);
   EXPECT_THROW(mean(Samples{1, std::nan("")}), std::invalid_argument);
   EXPECT_THROW(summarize(Samples{1, HUGE_VAL}), std::invalid_argument);
   EXPECT_THROW(quantile(Samples{1}, 1.1), std::invalid_argument);
