@@ -9,6 +9,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/stack.h>
 #include <benchmark/benchmark.h>
 #include <c10/core/InferenceMode.h>
 
@@ -50,6 +51,21 @@ Layer make_layer(std::int64_t batch, std::int64_t length, at::ScalarType dtype) 
   auto [k, k_scale] = ops::quantize_kv(random());
   auto [v, v_scale] = ops::quantize_kv(random());
   return {k, v, k_scale, v_scale};
+}
+
+// One behind the other, as the layers of a model's cache.
+std::vector<Layer> copies_of(const Layer& layer, std::int64_t count) {
+  const auto copies = [&](const at::Tensor& tensor) {
+    return at::stack(std::vector<at::Tensor>(static_cast<std::size_t>(count), tensor));
+  };
+  const Layer all = {copies(layer.k), copies(layer.v),
+                     layer.k_scale ? std::optional(copies(*layer.k_scale)) : std::nullopt,
+                     layer.v_scale ? std::optional(copies(*layer.v_scale)) : std::nullopt};
+  std::vector<Layer> layers;
+  for (std::int64_t i = 0; i < count; ++i)
+    layers.push_back({all.k[i], all.v[i], all.k_scale ? std::optional((*all.k_scale)[i]) : std::nullopt,
+                      all.v_scale ? std::optional((*all.v_scale)[i]) : std::nullopt});
+  return layers;
 }
 
 struct Inputs {
@@ -96,16 +112,10 @@ const std::vector<Way> kWays = {{"int8", at::kChar, ours},
 
 void run(benchmark::State& state, const Way& way, std::int64_t batch, std::int64_t length, bool cold) {
   const c10::InferenceMode inference;
-  std::vector<Layer> layers = {make_layer(batch, length, way.cache_dtype)};
-  const std::int64_t bytes = layers[0].bytes();
+  const Layer one = make_layer(batch, length, way.cache_dtype);
+  const std::int64_t bytes = one.bytes();
   const std::int64_t calls = std::max<std::int64_t>(1, kColdBytes / bytes);
-  for (std::int64_t i = 1; cold && i < calls; ++i) {
-    Layer copy = layers[0];
-    copy.k = copy.k.clone();
-    copy.v = copy.v.clone();
-    if (copy.k_scale) copy.k_scale = copy.k_scale->clone(), copy.v_scale = copy.v_scale->clone();
-    layers.push_back(copy);
-  }
+  const std::vector<Layer> layers = copies_of(one, cold ? calls : 1);
   const auto lengths = [&](std::int64_t n) {
     return at::full({batch}, n, at::TensorOptions().dtype(at::kInt));
   };

@@ -22,6 +22,29 @@ std::vector<at::Tensor> tensors_of(const KvCacheLayer& layer) {
   return tensors;
 }
 
+// `count` layers that lie one behind the other in memory, which together are large enough for 2 MiB pages.
+// Zeros rather than empty: the pages exist before the first token is timed.
+std::vector<KvCacheLayer> make_layers(std::int64_t count, at::IntArrayRef rows, std::int64_t head_dim,
+                                      const at::TensorOptions& stored) {
+  std::vector<std::int64_t> scales = {count, 2};
+  scales.insert(scales.end(), rows.begin(), rows.end());
+  std::vector<std::int64_t> codes = scales;
+  codes.push_back(head_dim);
+  const at::Tensor all = at::zeros(codes, stored);
+  const bool quantised = stored.dtype() == at::kChar;
+  const at::Tensor all_scales = quantised ? at::zeros(scales, stored.dtype(at::kFloat)) : at::Tensor();
+  std::vector<KvCacheLayer> layers(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) {
+    KvCacheLayer& layer = layers[static_cast<std::size_t>(i)];
+    layer.k = all[i][0];
+    layer.v = all[i][1];
+    if (!quantised) continue;
+    layer.k_scale = all_scales[i][0];
+    layer.v_scale = all_scales[i][1];
+  }
+  return layers;
+}
+
 }  // namespace
 
 KvCache::KvCache(const ModelConfig& config, const Strategy& strategy, std::int64_t batch,
@@ -33,20 +56,8 @@ KvCache::KvCache(const ModelConfig& config, const Strategy& strategy, std::int64
   check(capacity >= 1 && capacity <= config.block_size,
         "1 <= capacity <= block_size " + std::to_string(config.block_size), capacity);
   const bool quantised = strategy.kv_cache_dtype == KvCacheDtype::kInt8;
-  const std::vector<std::int64_t> codes = {batch, config.n_head, capacity, config.head_dim()};
-  const std::vector<std::int64_t> scales = {batch, config.n_head, capacity};
-  const at::TensorOptions stored = quantised ? model.dtype(at::kChar) : model;
-  // Zeros rather than empty: the pages exist before the first token is timed.
-  for (std::int64_t i = 0; i < owning_layers(config.n_layer, sharing_group_); ++i) {
-    KvCacheLayer layer;
-    layer.k = at::zeros(codes, stored);
-    layer.v = at::zeros(codes, stored);
-    if (quantised) {
-      layer.k_scale = at::zeros(scales, model.dtype(at::kFloat));
-      layer.v_scale = at::zeros(scales, model.dtype(at::kFloat));
-    }
-    layers_.push_back(std::move(layer));
-  }
+  layers_ = make_layers(owning_layers(config.n_layer, sharing_group_), {batch, config.n_head, capacity},
+                        config.head_dim(), quantised ? model.dtype(at::kChar) : model);
   begin(batch, capacity);
 }
 
@@ -138,18 +149,9 @@ void KvCache::replace(const std::vector<std::int64_t>& sequences, const KvCache&
 
 KvCache KvCache::make_empty(std::int64_t batch, std::int64_t capacity) const {
   KvCache cache = *this;
-  const auto resized = [&](const at::Tensor& tensor) {
-    std::vector<std::int64_t> sizes = tensor.sizes().vec();
-    sizes[0] = batch;
-    sizes[2] = capacity;
-    return at::zeros(sizes, tensor.options());
-  };
-  for (KvCacheLayer& layer : cache.layers_) {
-    layer.k = resized(layer.k);
-    layer.v = resized(layer.v);
-    if (layer.k_scale) layer.k_scale = resized(*layer.k_scale);
-    if (layer.v_scale) layer.v_scale = resized(*layer.v_scale);
-  }
+  const at::Tensor& k = layers_.front().k;
+  cache.layers_ = make_layers(static_cast<std::int64_t>(layers_.size()), {batch, k.size(1), capacity},
+                              k.size(3), k.options());
   cache.begin(batch, capacity);
   return cache;
 }
