@@ -209,21 +209,21 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
     const std::int64_t last = std::min(first + kStretchRows, p.rows);
     expect_outputs(p, first, last, begin, end);
     std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
+    // Of the first tile's first stretch; divisions take as long as products.
+    Ahead shares[kStretchRows / kRowsAtOnce];
+    for (std::int64_t row = first; row < last; row += kRowsAtOnce)
+      shares[(row - first) / kRowsAtOnce] =
+          share_of_next_task(p, row, kOutputsAtOnce, weight + count * p.in, kStretchInputs * kOutputsAtOnce);
     for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
       const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
-      Ahead shares[kStretchRows / kRowsAtOnce];  // beside the first tile; divisions take as long as products
-      for (std::int64_t row = first; row < last; row += kRowsAtOnce)
-        shares[(row - first) / kRowsAtOnce] = share_of_next_task(
-            p, row, kOutputsAtOnce, weight + count * p.in + i * kOutputsAtOnce, stretch * kOutputsAtOnce);
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t tile = t * kOutputsAtOnce * p.in;
+        const std::int64_t fetched = (tile + i * kOutputsAtOnce) * static_cast<std::int64_t>(sizeof(W));
         for (std::int64_t row = first; row < last;)
           row += with_rows<kRowsAtOnce>(last - row, [&](auto rows) {
             const Ahead& share = shares[(row - first) / kRowsAtOnce];
             go_on<rows>(weight + tile + i, p.in, inputs.values + row * inputs.stride + i, inputs.stride,
-                        stretch,
-                        LineAhead{share.data + tile * static_cast<std::int64_t>(sizeof(W)), share.step},
-                        chains[t] + (row - first));
+                        stretch, LineAhead{share.data + fetched, share.step}, chains[t] + (row - first));
           });
       }
     }
