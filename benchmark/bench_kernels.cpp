@@ -55,16 +55,16 @@ Layer make_layer(std::int64_t batch, std::int64_t length, at::ScalarType dtype) 
 
 // One behind the other, as the layers of a model's cache.
 std::vector<Layer> copies_of(const Layer& layer, std::int64_t count) {
-  const auto copies = [&](const at::Tensor& tensor) {
-    return at::stack(std::vector<at::Tensor>(static_cast<std::size_t>(count), tensor));
+  std::vector<Layer> layers(static_cast<std::size_t>(count), layer);
+  const auto copy = [&](auto part) {
+    const at::Tensor all = at::stack(std::vector<at::Tensor>(layers.size(), part(layers[0])));
+    for (std::int64_t i = 0; i < count; ++i) part(layers[static_cast<std::size_t>(i)]) = all[i];
   };
-  const Layer all = {copies(layer.k), copies(layer.v),
-                     layer.k_scale ? std::optional(copies(*layer.k_scale)) : std::nullopt,
-                     layer.v_scale ? std::optional(copies(*layer.v_scale)) : std::nullopt};
-  std::vector<Layer> layers;
-  for (std::int64_t i = 0; i < count; ++i)
-    layers.push_back({all.k[i], all.v[i], all.k_scale ? std::optional((*all.k_scale)[i]) : std::nullopt,
-                      all.v_scale ? std::optional((*all.v_scale)[i]) : std::nullopt});
+  copy([](Layer& l) -> at::Tensor& { return l.k; });
+  copy([](Layer& l) -> at::Tensor& { return l.v; });
+  if (!layer.k_scale) return layers;
+  copy([](Layer& l) -> at::Tensor& { return *l.k_scale; });
+  copy([](Layer& l) -> at::Tensor& { return *l.v_scale; });
   return layers;
 }
 

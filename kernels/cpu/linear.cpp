@@ -209,13 +209,13 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
     const std::int64_t last = std::min(first + kStretchRows, p.rows);
     expect_outputs(p, first, last, begin, end);
     std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
-    // Of the first tile's first stretch; divisions take as long as products.
-    Ahead shares[kStretchRows / kRowsAtOnce];
-    for (std::int64_t row = first; row < last; row += kRowsAtOnce)
-      shares[(row - first) / kRowsAtOnce] =
-          share_of_next_task(p, row, kOutputsAtOnce, weight + count * p.in, kStretchInputs * kOutputsAtOnce);
+    Ahead shares[kStretchRows / kRowsAtOnce];  // as beside the first tile's first stretch
     for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
       const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
+      if (i == 0 || stretch < kStretchInputs)  // seldom: divisions take as long as products
+        for (std::int64_t row = first; row < last; row += kRowsAtOnce)
+          shares[(row - first) / kRowsAtOnce] =
+              share_of_next_task(p, row, kOutputsAtOnce, weight + count * p.in, stretch * kOutputsAtOnce);
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t tile = t * kOutputsAtOnce * p.in;
         const std::int64_t fetched = (tile + i * kOutputsAtOnce) * static_cast<std::int64_t>(sizeof(W));

@@ -92,6 +92,18 @@ TEST(KvCache, BytesFollowTheFormula) {
   EXPECT_EQ(kv_bytes_per_token(gpt2, find_version("v0"), 4), 0);
 }
 
+// Together they are large enough for 2 MiB pages; so are those of a copy with another capacity.
+TEST(KvCache, LayersLieOneBehindTheOther) {
+  for (const KvCache& cache : {make_cache("v2", 2, 10), make_cache("v2", 2, 10).make_empty(1, 7)})
+    for (const auto& part : {&KvCacheLayer::k, &KvCacheLayer::v}) {
+      const at::Tensor &first = cache.layer(0).*part, &second = cache.layer(1).*part;
+      EXPECT_EQ(static_cast<const std::int8_t*>(second.const_data_ptr()) -
+                    static_cast<const std::int8_t*>(first.const_data_ptr()),
+                2 * first.numel());
+      EXPECT_TRUE(first.is_contiguous());
+    }
+}
+
 TEST(KvCache, GuardsItsLength) {
   KvCache cache = make_cache("v1", 2, 10);
   cache.advance(7);
