@@ -49,6 +49,9 @@ struct AttentionParams {
   std::int64_t heads = 0;
   std::int64_t q_len = 0;
   float softmax_scale = 1.0F;
+  // decode_attention alone: [batch, heads, q_len], the natural logarithm of each query's sum of exp(score);
+  // -infinity where it sees no token. May be null. Results over separate caches are merged by it.
+  float* softmax_lse = nullptr;
 };
 
 struct AppendParams {

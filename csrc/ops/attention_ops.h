@@ -46,20 +46,21 @@ struct AttentionOps {
   static at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache,
                                      const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
                                      const MaybeTensor& k_scale, const MaybeTensor& v_scale,
-                                     std::optional<double> softmax_scale, const MaybeTensor& workspace) {
+                                     std::optional<double> softmax_scale, const MaybeTensor& workspace,
+                                     const MaybeTensor& softmax_lse) {
     const CacheTensors cache{k_cache, v_cache, cache_seqlens, k_scale, v_scale};
-    check_decode_attention(q, cache, softmax_scale, workspace);
+    const DecodeBuffers buffers{workspace, softmax_lse};
+    check_decode_attention(q, cache, softmax_scale, buffers);
     Backend::check_cache_memory(kDecodeAttention, cache);
     const typename Backend::Guard guard(q.device());
-    if (is_given(workspace)) {
-      check_workspace_memory(kDecodeAttention, *workspace, Backend::workspace_bytes(q, k_cache));
-      check_separate_workspace(kDecodeAttention, *workspace, cache, {{"q", q}});
-    }
+    check_buffer_memory(kDecodeAttention, buffers, q, cache, {{"q", q}});
     Backend::check_lengths(kDecodeAttention, cache, 0);
     at::Tensor out = empty_attention_result(q);
     if (q.numel() == 0) return out;
     const at::Tensor q_rows = with_aligned_rows(q, Backend::kAlignment);
-    Backend::decode(kDecodeAttention, attention_params(q_rows, out, cache, softmax_scale), workspace);
+    AttentionParams params = attention_params(q_rows, out, cache, softmax_scale);
+    params.softmax_lse = softmax_lse_of(buffers);
+    Backend::decode(kDecodeAttention, params, workspace);
     return out;
   }
 
@@ -67,13 +68,13 @@ struct AttentionOps {
                                             const at::Tensor& k_cache, const at::Tensor& v_cache,
                                             const at::Tensor& cache_seqlens, const MaybeTensor& k_scale,
                                             const MaybeTensor& v_scale, std::optional<double> softmax_scale,
-                                            const MaybeTensor& workspace) {
+                                            const MaybeTensor& workspace, const MaybeTensor& softmax_lse) {
     const auto launch = [&](const AttentionParams& params) {
       Backend::decode(kAppendDecodeAttention, params, workspace);
     };
     return append_attention(kAppendDecodeAttention, q, k, v,
-                            {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale, workspace,
-                            launch);
+                            {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale,
+                            {workspace, softmax_lse}, launch);
   }
 
   static at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -82,7 +83,7 @@ struct AttentionOps {
                                       const MaybeTensor& v_scale, std::optional<double> softmax_scale) {
     const auto launch = [](const AttentionParams& params) { Backend::prefill(kPrefillAttention, params); };
     return append_attention(kPrefillAttention, q, k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale},
-                            softmax_scale, std::nullopt, launch);
+                            softmax_scale, {std::nullopt, std::nullopt}, launch);
   }
 
   static void register_in(torch::Library& m) {
@@ -94,19 +95,28 @@ struct AttentionOps {
   }
 
  private:
+  // Where the buffers lie, and that they overlap nothing.
+  static void check_buffer_memory(const char* op, const DecodeBuffers& buffers, const at::Tensor& q,
+                                  const CacheTensors& cache, std::initializer_list<NamedTensor> inputs) {
+    if (is_given(buffers.workspace))
+      check_workspace_memory(op, *buffers.workspace, Backend::workspace_bytes(q, cache.k_cache));
+    check_separate_buffers(op, buffers, cache, inputs);
+  }
+
+  static float* softmax_lse_of(const DecodeBuffers& buffers) {
+    return is_given(buffers.softmax_lse) ? buffers.softmax_lse->mutable_data_ptr<float>() : nullptr;
+  }
+
   template <typename Launch>
   static at::Tensor append_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
                                      const at::Tensor& v, const CacheTensors& cache,
-                                     std::optional<double> softmax_scale, const MaybeTensor& workspace,
+                                     std::optional<double> softmax_scale, const DecodeBuffers& buffers,
                                      const Launch& launch) {
-    check_append_attention(op, q, k, v, cache, softmax_scale, workspace);
+    check_append_attention(op, q, k, v, cache, softmax_scale, buffers);
     Backend::check_cache_memory(op, cache);
     check_separate_memory(op, cache, {{"q", q}, {"k", k}, {"v", v}});
     const typename Backend::Guard guard(q.device());
-    if (is_given(workspace)) {
-      check_workspace_memory(op, *workspace, Backend::workspace_bytes(q, cache.k_cache));
-      check_separate_workspace(op, *workspace, cache, {{"q", q}, {"k", k}, {"v", v}});
-    }
+    check_buffer_memory(op, buffers, q, cache, {{"q", q}, {"k", k}, {"v", v}});
     Backend::check_lengths(op, cache, q.size(2));
     at::Tensor out = empty_attention_result(q);
     if (q.numel() == 0) return out;
@@ -116,6 +126,7 @@ struct AttentionOps {
     AttentionParams params = attention_params(q_rows, out, cache, softmax_scale);
     params.k_new = token_view(k_rows);
     params.v_new = token_view(v_rows);
+    params.softmax_lse = softmax_lse_of(buffers);
     launch(params);
     return out;
   }

@@ -113,12 +113,22 @@ void check_workspace(const char* op, const at::Tensor& q, const std::optional<at
   check_contiguous(op, arg);
 }
 
+void check_softmax_lse(const char* op, const at::Tensor& q, const std::optional<at::Tensor>& softmax_lse) {
+  if (!is_given(softmax_lse)) return;
+  const NamedTensor arg{"softmax_lse", *softmax_lse};
+  check_device(op, {"q", q}, arg);
+  check_dtype(op, arg, at::kFloat, "");
+  check_shape(op, arg, q.sym_sizes().slice(0, 3), "batch, heads, q_len of q");
+  check_contiguous(op, arg);
+}
+
 void check_query(const char* op, const at::Tensor& q, const CacheTensors& cache,
-                 std::optional<double> softmax_scale, const std::optional<at::Tensor>& workspace) {
+                 std::optional<double> softmax_scale, const DecodeBuffers& buffers) {
   check_first(op, {"q", q}, kQueryShape);
   check_cache(op, {"q", q}, cache);
   check_heads(op, q, cache.k_cache);
-  check_workspace(op, q, workspace);
+  check_workspace(op, q, buffers.workspace);
+  check_softmax_lse(op, q, buffers.softmax_lse);
   TORCH_CHECK_VALUE(!softmax_scale || std::isfinite(static_cast<float>(*softmax_scale)), op,
                     ": expected a finite softmax_scale, got ", *softmax_scale);
 }
@@ -180,14 +190,14 @@ void check_decode_workspace(const at::Tensor& q, const at::Tensor& k_cache) {
 }
 
 void check_decode_attention(const at::Tensor& q, const CacheTensors& cache,
-                            std::optional<double> softmax_scale, const std::optional<at::Tensor>& workspace) {
-  check_query(kDecodeAttention, q, cache, softmax_scale, workspace);
+                            std::optional<double> softmax_scale, const DecodeBuffers& buffers) {
+  check_query(kDecodeAttention, q, cache, softmax_scale, buffers);
 }
 
 void check_append_attention(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const CacheTensors& cache, std::optional<double> softmax_scale,
-                            const std::optional<at::Tensor>& workspace) {
-  check_query(op, q, cache, softmax_scale, workspace);
+                            const DecodeBuffers& buffers) {
+  check_query(op, q, cache, softmax_scale, buffers);
   check_new_rows(op, {"q", q}, {"k", k}, cache, q.sym_size(2));
   check_new_rows(op, {"q", q}, {"v", v}, cache, q.sym_size(2));
 }
@@ -230,13 +240,17 @@ void check_separate_memory(const char* op, const CacheTensors& cache,
   check_separate(op, ranges, written);
 }
 
-void check_separate_workspace(const char* op, const at::Tensor& workspace, const CacheTensors& cache,
-                              std::initializer_list<NamedTensor> inputs) {
-  MemoryRanges ranges = {memory_of({"workspace", workspace})};
+void check_separate_buffers(const char* op, const DecodeBuffers& buffers, const CacheTensors& cache,
+                            std::initializer_list<NamedTensor> inputs) {
+  MemoryRanges ranges;
+  if (is_given(buffers.workspace)) ranges.push_back(memory_of({"workspace", *buffers.workspace}));
+  if (is_given(buffers.softmax_lse)) ranges.push_back(memory_of({"softmax_lse", *buffers.softmax_lse}));
+  const std::size_t written = ranges.size();
+  if (written == 0) return;
   for (const MemoryRange& range : memory_of(cache)) ranges.push_back(range);
   for (const NamedTensor& input : inputs) ranges.push_back(memory_of(input));
   ranges.push_back(memory_of({"cache_seqlens", cache.cache_seqlens}));
-  check_separate(op, ranges, 1);
+  check_separate(op, ranges, written);
 }
 
 void check_aligned(const char* op, const NamedTensor& arg) {

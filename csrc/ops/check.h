@@ -33,6 +33,12 @@ struct CacheTensors {
   const std::optional<at::Tensor>& v_scale;
 };
 
+// What decode_attention and append_decode_attention may be given to write beside the cache.
+struct DecodeBuffers {
+  const std::optional<at::Tensor>& workspace;
+  const std::optional<at::Tensor>& softmax_lse;
+};
+
 struct NamedTensor {
   const char* name;
   const at::Tensor& tensor;
@@ -47,12 +53,10 @@ inline bool is_given(const std::optional<at::Tensor>& tensor) {
 KVFUSE_OPS_API void check_decode_workspace(const at::Tensor& q, const at::Tensor& k_cache);
 KVFUSE_OPS_API void check_kv_append(const at::Tensor& k, const at::Tensor& v, const CacheTensors& cache);
 KVFUSE_OPS_API void check_decode_attention(const at::Tensor& q, const CacheTensors& cache,
-                                           std::optional<double> softmax_scale,
-                                           const std::optional<at::Tensor>& workspace);
+                                           std::optional<double> softmax_scale, const DecodeBuffers& buffers);
 KVFUSE_OPS_API void check_append_attention(const char* op, const at::Tensor& q, const at::Tensor& k,
                                            const at::Tensor& v, const CacheTensors& cache,
-                                           std::optional<double> softmax_scale,
-                                           const std::optional<at::Tensor>& workspace);
+                                           std::optional<double> softmax_scale, const DecodeBuffers& buffers);
 KVFUSE_OPS_API void check_quantize_kv(const at::Tensor& x);
 KVFUSE_OPS_API void check_dequantize_kv(const at::Tensor& codes, const at::Tensor& scale,
                                         at::ScalarType dtype);
@@ -64,10 +68,10 @@ KVFUSE_OPS_API void check_lengths(const char* op, const at::Tensor& cache_seqlen
 // The tensors that an appending operator writes overlap neither each other nor what it reads.
 KVFUSE_OPS_API void check_separate_memory(const char* op, const CacheTensors& cache,
                                           std::initializer_list<NamedTensor> inputs);
-// And the workspace overlaps nothing.
-KVFUSE_OPS_API void check_separate_workspace(const char* op, const at::Tensor& workspace,
-                                             const CacheTensors& cache,
-                                             std::initializer_list<NamedTensor> inputs);
+// And the buffers overlap nothing.
+KVFUSE_OPS_API void check_separate_buffers(const char* op, const DecodeBuffers& buffers,
+                                           const CacheTensors& cache,
+                                           std::initializer_list<NamedTensor> inputs);
 
 // The tensor starts where kernels can load whole vectors from it.
 KVFUSE_OPS_API void check_aligned(const char* op, const NamedTensor& arg);

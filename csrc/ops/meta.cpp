@@ -20,8 +20,10 @@ void kv_append(const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_cac
 at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache, const at::Tensor& v_cache,
                             const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
                             const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale,
-                            const std::optional<at::Tensor>& workspace) {
-  check_decode_attention(q, {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale, workspace);
+                            const std::optional<at::Tensor>& workspace,
+                            const std::optional<at::Tensor>& softmax_lse) {
+  check_decode_attention(q, {k_cache, v_cache, cache_seqlens, k_scale, v_scale}, softmax_scale,
+                         {workspace, softmax_lse});
   return empty_attention_result(q);
 }
 
@@ -30,9 +32,10 @@ at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k, con
                                    const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
                                    const std::optional<at::Tensor>& v_scale,
                                    std::optional<double> softmax_scale,
-                                   const std::optional<at::Tensor>& workspace) {
+                                   const std::optional<at::Tensor>& workspace,
+                                   const std::optional<at::Tensor>& softmax_lse) {
   check_append_attention(kAppendDecodeAttention, q, k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale},
-                         softmax_scale, workspace);
+                         softmax_scale, {workspace, softmax_lse});
   return empty_attention_result(q);
 }
 
@@ -41,7 +44,7 @@ at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at:
                              const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
                              const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale) {
   check_append_attention(kPrefillAttention, q, k, v, {k_cache, v_cache, cache_seqlens, k_scale, v_scale},
-                         softmax_scale, std::nullopt);
+                         softmax_scale, {std::nullopt, std::nullopt});
   return empty_attention_result(q);
 }
 

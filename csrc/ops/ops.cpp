@@ -29,9 +29,10 @@ at::Tensor decode_workspace(const at::Tensor& q, const at::Tensor& k_cache) {
 at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k_cache, const at::Tensor& v_cache,
                             const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
                             const std::optional<at::Tensor>& v_scale, std::optional<double> softmax_scale,
-                            const std::optional<at::Tensor>& workspace) {
+                            const std::optional<at::Tensor>& workspace,
+                            const std::optional<at::Tensor>& softmax_lse) {
   static const auto op = find<decltype(decode_attention)>(kDecodeAttention);
-  return op.call(q, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale, workspace);
+  return op.call(q, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale, workspace, softmax_lse);
 }
 
 at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -39,9 +40,11 @@ at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k, con
                                    const at::Tensor& cache_seqlens, const std::optional<at::Tensor>& k_scale,
                                    const std::optional<at::Tensor>& v_scale,
                                    std::optional<double> softmax_scale,
-                                   const std::optional<at::Tensor>& workspace) {
+                                   const std::optional<at::Tensor>& workspace,
+                                   const std::optional<at::Tensor>& softmax_lse) {
   static const auto op = find<decltype(append_decode_attention)>(kAppendDecodeAttention);
-  return op.call(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale, workspace);
+  return op.call(q, k, v, k_cache, v_cache, cache_seqlens, k_scale, v_scale, softmax_scale, workspace,
+                 softmax_lse);
 }
 
 at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

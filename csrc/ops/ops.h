@@ -5,15 +5,17 @@
 //   k_scale, v_scale  [batch, kv_heads, capacity], float32, contiguous, none negative; given exactly with an
 //                     int8 cache
 //   cache_seqlens     [batch], int32, contiguous: tokens in the cache. No operator advances it, the caller
-//   does.
+//                     does.
 // New tokens:
 //   q                 [batch, heads, q_len, head_dim], float32, bfloat16 or float16, any strides; heads is a
 //                     multiple of kv_heads, and query head h reads cache head h / (heads / kv_heads)
 //   k, v              [batch, kv_heads, q_len, head_dim], of the dtype of q, any strides
 // Scratch memory:
 //   workspace         what decode_workspace gave for q and k_cache: CUDA splits a long cache among blocks
-//   that
-//                     meet there. It is all zeros between calls. Without it a call allocates one.
+//                     that meet there. It is all zeros between calls. Without it a call allocates one.
+// Results of decode attention over separate caches are merged by
+//   softmax_lse       float32 [batch, heads, q_len], contiguous, written: the natural logarithm of each
+//                     query's sum of exp(score), -infinity where it sees no token
 // Attention is causal, and softmax_scale is 1 / sqrt(head_dim) if absent. The result is like q and laid out
 // as [batch, q_len, heads, head_dim]: its transpose(1, 2) is contiguous.
 //
@@ -53,17 +55,19 @@ KVFUSE_OPS_API at::Tensor decode_attention(const at::Tensor& q, const at::Tensor
                                            const std::optional<at::Tensor>& k_scale = std::nullopt,
                                            const std::optional<at::Tensor>& v_scale = std::nullopt,
                                            std::optional<double> softmax_scale = std::nullopt,
-                                           const std::optional<at::Tensor>& workspace = std::nullopt);
+                                           const std::optional<at::Tensor>& workspace = std::nullopt,
+                                           const std::optional<at::Tensor>& softmax_lse = std::nullopt);
 
 // kv_append, then attention to all cache_seqlens[b] + q_len tokens, in one pass. For a few query tokens.
 // The new tokens too are attended to as the cache holds them.
-KVFUSE_OPS_API at::Tensor append_decode_attention(const at::Tensor& q, const at::Tensor& k,
-                                                  const at::Tensor& v, const at::Tensor& k_cache,
-                                                  const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
-                                                  const std::optional<at::Tensor>& k_scale = std::nullopt,
-                                                  const std::optional<at::Tensor>& v_scale = std::nullopt,
-                                                  std::optional<double> softmax_scale = std::nullopt,
-                                                  const std::optional<at::Tensor>& workspace = std::nullopt);
+KVFUSE_OPS_API at::Tensor append_decode_attention(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_cache,
+    const at::Tensor& v_cache, const at::Tensor& cache_seqlens,
+    const std::optional<at::Tensor>& k_scale = std::nullopt,
+    const std::optional<at::Tensor>& v_scale = std::nullopt,
+    std::optional<double> softmax_scale = std::nullopt,
+    const std::optional<at::Tensor>& workspace = std::nullopt,
+    const std::optional<at::Tensor>& softmax_lse = std::nullopt);
 
 // The same for many query tokens, such as a prompt.
 KVFUSE_OPS_API at::Tensor prefill_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

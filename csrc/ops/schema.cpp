@@ -10,11 +10,11 @@ TORCH_LIBRARY(kvfuse, m) {
   define(
       "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cache_seqlens, *, "
       "Tensor? k_scale=None, Tensor? v_scale=None, float? softmax_scale=None, "
-      "Tensor(e!)? workspace=None) -> Tensor");
+      "Tensor(e!)? workspace=None, Tensor(f!)? softmax_lse=None) -> Tensor");
   define(
       "append_decode_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, "
       "Tensor cache_seqlens, *, Tensor(c!)? k_scale=None, Tensor(d!)? v_scale=None, "
-      "float? softmax_scale=None, Tensor(e!)? workspace=None) -> Tensor");
+      "float? softmax_scale=None, Tensor(e!)? workspace=None, Tensor(f!)? softmax_lse=None) -> Tensor");
   define(
       "prefill_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, "
       "Tensor cache_seqlens, *, Tensor(c!)? k_scale=None, Tensor(d!)? v_scale=None, "

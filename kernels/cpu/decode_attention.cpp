@@ -213,8 +213,10 @@ class DecodeAttention {
     }
     if (sum != 0.0F)
       for (int d = 0; d < kHeadDim; d += kLanes) store(out + d, div(load(out + d), splat(sum)));
-    write_row(out, p_.out.dtype, kHeadDim,
-              row_of(p_.out, place.b, place.kv_head * group_ + row / p_.q_len, row % p_.q_len));
+    const std::int64_t head = place.kv_head * group_ + row / p_.q_len;
+    write_row(out, p_.out.dtype, kHeadDim, row_of(p_.out, place.b, head, row % p_.q_len));
+    if (p_.softmax_lse != nullptr)
+      p_.softmax_lse[(place.b * p_.heads + head) * p_.q_len + row % p_.q_len] = maximum + std::log(sum);
   }
 
   const AttentionParams& p_;

@@ -2,7 +2,7 @@
 // all pointers are device memory, cache_seqlens too. head_dim is in CudaHeadDims; the cache is int8 or of q's
 // dtype; every tensor row starts at a multiple of 16 bytes. What is not supported returns
 // cudaErrorInvalidValue. The device cannot throw: a sequence whose length is negative or would exceed the
-// capacity leaves the cache as it was and gets NaN for its result.
+// capacity leaves the cache as it was and gets NaN for its result and softmax_lse.
 #pragma once
 
 #include <cstdint>

@@ -44,7 +44,7 @@ KVFUSE_KERNEL void KVFUSE_LAUNCH_BOUNDS(kDecodeThreads, planned_blocks(kRows))
     const MergeUnit<kHeadDim, kRows> unit;
     const float spoilt[kPartWidth] = {NAN, NAN, NAN, NAN};
     if (work.split == 0 && unit.part == 0)
-      write_result<Format>(p, work, unit.row, unit.channel, spoilt, 1.0F);
+      write_result<Format>(p, work, unit.row, unit.channel, spoilt, NAN, 1.0F);
     return;
   }
   if (work.split >= work.active_splits) return;

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <numbers>
 
 #include "kernels/cuda/decode_block.h"
 #include "kernels/cuda/decode_inputs.h"
@@ -40,12 +41,16 @@ struct MergeUnit {
   int channel = static_cast<int>(threadIdx.x) % kQuads * kPartWidth;
 };
 
-// Four channels of a result, normalised; zeros for a row that saw no token.
+// Four channels of a result, normalised; zeros for a row that saw no token. `sum` is relative to 2^top.
 template <class Format>
 KVFUSE_DEVICE void write_result(const DecodeParams& p, const DecodeWork& work, int row, int channel,
-                                const float (&values)[kPartWidth], float sum) {
+                                const float (&values)[kPartWidth], float top, float sum) {
   if (row >= work.rows) return;
   const QueryPlace place = place_of(p, work, row);
+  float* const lse = p.attention.softmax_lse;
+  if (lse != nullptr && channel == 0)
+    lse[(work.b * p.attention.heads + place.head) * p.attention.q_len + place.token] =
+        (top + log2f(sum)) * std::numbers::ln2_v<float>;
   with_query_type<Format>(p.attention.out.dtype, [&](auto zero) {
     using T = decltype(zero);
     Packed<T> result;
@@ -105,7 +110,7 @@ KVFUSE_DEVICE void merge_splits(DecodeShared<Format, kHeadDim, kRows>& shared, c
     KVFUSE_UNROLL
     for (int i = 0; i < kPartWidth; ++i) values[i] += shared.part_values[other][i];
   }
-  write_result<Format>(p, work, unit.row, unit.channel, values, sum);
+  write_result<Format>(p, work, unit.row, unit.channel, values, top, sum);
 }
 
 // After the warps have written what they found. All threads of the block call it.
@@ -127,7 +132,7 @@ KVFUSE_DEVICE void merge_and_write(DecodeShared<Format, kHeadDim, kRows>& shared
       values[i] += shared.values[slot][unit.row][unit.channel + i] * factor;
   }
   if (work.active_splits == 1) {
-    if (unit.part == 0) write_result<Format>(p, work, unit.row, unit.channel, values, sum);
+    if (unit.part == 0) write_result<Format>(p, work, unit.row, unit.channel, values, top, sum);
     return;
   }
 

@@ -23,6 +23,30 @@ void softmax(std::vector<double>& scores) {
   for (double& score : scores) score /= sum;
 }
 
+// Calls f for each query, in the order of [batch, heads, q_len], with the first cache row of its head and its
+// scores with the tokens that it sees.
+template <class F>
+void each_query(const AttentionParams& p, const F& f) {
+  const CacheView& cache = p.cache;
+  for (std::int64_t b = 0; b < cache.batch; ++b)
+    for (std::int64_t h = 0; h < p.heads; ++h)
+      for (std::int64_t t = 0; t < p.q_len; ++t) {
+        const std::int64_t total = p.cache_seqlens[b] + (p.k_new.data != nullptr ? p.q_len : 0);
+        const std::int64_t visible = std::max<std::int64_t>(0, total - p.q_len + t + 1);
+        const std::int64_t first_row = (b * cache.kv_heads + h / (p.heads / cache.kv_heads)) * cache.capacity;
+        std::vector<double> scores;
+        for (std::int64_t i = 0; i < visible; ++i) {
+          double dot = 0.0;
+          for (std::int64_t d = 0; d < cache.head_dim; ++d)
+            dot += element(p.q.data, p.q.dtype,
+                           b * p.q.batch_stride + h * p.q.head_stride + t * p.q.token_stride + d) *
+                   cache_element(cache, cache.k, cache.k_scale, first_row + i, d);
+          scores.push_back(dot * static_cast<double>(p.softmax_scale));
+        }
+        f(first_row, scores);
+      }
+}
+
 }  // namespace
 
 double element(const void* data, DType dtype, std::int64_t index) {
@@ -44,30 +68,29 @@ double element(const void* data, DType dtype, std::int64_t index) {
 
 std::vector<double> attention(const AttentionParams& p) {
   const CacheView& cache = p.cache;
-  std::vector<double> out(static_cast<std::size_t>(cache.batch * p.heads * p.q_len * cache.head_dim), 0.0);
-  std::size_t next = 0;
-  for (std::int64_t b = 0; b < cache.batch; ++b)
-    for (std::int64_t h = 0; h < p.heads; ++h)
-      for (std::int64_t t = 0; t < p.q_len; ++t, next += static_cast<std::size_t>(cache.head_dim)) {
-        const std::int64_t total = p.cache_seqlens[b] + (p.k_new.data != nullptr ? p.q_len : 0);
-        const std::int64_t visible = std::max<std::int64_t>(0, total - p.q_len + t + 1);
-        const std::int64_t first_row = (b * cache.kv_heads + h / (p.heads / cache.kv_heads)) * cache.capacity;
-        std::vector<double> scores;
-        for (std::int64_t i = 0; i < visible; ++i) {
-          double dot = 0.0;
-          for (std::int64_t d = 0; d < cache.head_dim; ++d)
-            dot += element(p.q.data, p.q.dtype,
-                           b * p.q.batch_stride + h * p.q.head_stride + t * p.q.token_stride + d) *
-                   cache_element(cache, cache.k, cache.k_scale, first_row + i, d);
-          scores.push_back(dot * static_cast<double>(p.softmax_scale));
-        }
-        softmax(scores);
-        for (std::int64_t i = 0; i < visible; ++i)
-          for (std::int64_t d = 0; d < cache.head_dim; ++d)
-            out[next + static_cast<std::size_t>(d)] +=
-                scores[static_cast<std::size_t>(i)] *
-                cache_element(cache, cache.v, cache.v_scale, first_row + i, d);
-      }
+  std::vector<double> out;
+  each_query(p, [&](std::int64_t first_row, const std::vector<double>& scores) {
+    std::vector<double> weights = scores;
+    softmax(weights);
+    for (std::int64_t d = 0; d < cache.head_dim; ++d) {
+      double sum = 0.0;
+      for (std::size_t i = 0; i < weights.size(); ++i)
+        sum += weights[i] *
+               cache_element(cache, cache.v, cache.v_scale, first_row + static_cast<std::int64_t>(i), d);
+      out.push_back(sum);
+    }
+  });
+  return out;
+}
+
+std::vector<double> softmax_lse(const AttentionParams& p) {
+  std::vector<double> out;
+  each_query(p, [&](std::int64_t, const std::vector<double>& scores) {
+    const double most = scores.empty() ? 0.0 : *std::max_element(scores.begin(), scores.end());
+    double sum = 0.0;
+    for (const double score : scores) sum += std::exp(score - most);
+    out.push_back(most + std::log(sum));
+  });
   return out;
 }
 

@@ -11,6 +11,10 @@ namespace kvfuse::reference {
 // already. Returns [batch, heads, q_len, head_dim].
 std::vector<double> attention(const AttentionParams& params);
 
+// The natural logarithm of each query's sum of exp(score), [batch, heads, q_len]; -infinity where it sees no
+// token.
+std::vector<double> softmax_lse(const AttentionParams& params);
+
 struct QuantizedRow {
   double scale;
   std::vector<double> codes;  // x / scale, not rounded, so that a test can allow for ties

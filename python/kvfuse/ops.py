@@ -20,6 +20,12 @@ Scratch memory:
 - ``workspace``: what ``decode_workspace`` gave for ``q`` and ``k_cache``. CUDA splits a long cache among
   blocks that meet there. Without it a call allocates one.
 
+Attention to separate caches (a prompt that many sequences share, tokens in two dtypes):
+
+- ``softmax_lse``: float32 [batch, heads, q_len], contiguous, written: the natural logarithm of each query's
+  sum of exp(score), -infinity where it sees no token. Results ``a`` and ``b`` over two caches are merged by
+  ``torch.lerp(a, b, torch.sigmoid(b_lse - a_lse)[..., None])``.
+
 Attention is causal; ``softmax_scale`` is 1 / sqrt(head_dim) if None. The result has the shape and dtype of
 ``q`` and is laid out as [batch, q_len, heads, head_dim]: its ``transpose(1, 2)`` is contiguous.
 
@@ -97,6 +103,7 @@ def decode_attention(
     v_scale: Tensor | None = None,
     softmax_scale: float | None = None,
     workspace: Tensor | None = None,
+    softmax_lse: Tensor | None = None,
 ) -> Tensor:
     """Attends to the first ``cache_seqlens[b]`` tokens of each sequence; the last q_len of them are ``q``'s.
 
@@ -118,6 +125,7 @@ def decode_attention(
         v_scale=v_scale,
         softmax_scale=softmax_scale,
         workspace=workspace,
+        softmax_lse=softmax_lse,
     )
 
 
@@ -133,6 +141,7 @@ def append_decode_attention(
     v_scale: Tensor | None = None,
     softmax_scale: float | None = None,
     workspace: Tensor | None = None,
+    softmax_lse: Tensor | None = None,
 ) -> Tensor:
     """``kv_append``, then attention to all ``cache_seqlens[b]`` + q_len tokens, in one pass.
 
@@ -153,6 +162,7 @@ def append_decode_attention(
         v_scale=v_scale,
         softmax_scale=softmax_scale,
         workspace=workspace,
+        softmax_lse=softmax_lse,
     )
 
 

@@ -59,6 +59,7 @@ class Fixture {
     k_new_ = tokens(c.kv_heads);
     v_new_ = tokens(c.kv_heads);
     out_.assign(q_.size(), 0);
+    softmax_lse_.assign(static_cast<std::size_t>(batch * c.kv_heads * c.group * c.q_len), kNan);
 
     params.q = view<const void*>(q_.data(), c.kv_heads * c.group);
     if (c.append) {
@@ -80,6 +81,7 @@ class Fixture {
     params.heads = c.kv_heads * c.group;
     params.q_len = c.q_len;
     params.softmax_scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim));
+    params.softmax_lse = softmax_lse_.data();
   }
 
   // The kernel's result as [batch, heads, q_len, head_dim] in double.
@@ -93,6 +95,21 @@ class Fixture {
                 out_.data(), c_.query_dtype,
                 b * params.out.batch_stride + h * params.out.head_stride + t * params.out.token_stride + d));
     return values;
+  }
+
+  // decode_attention must have written each query's logarithm of the sum of exp(score), to `tolerance` of the
+  // largest.
+  void expect_softmax_lse(double tolerance) const {
+    const std::vector<double> want = reference::softmax_lse(params);
+    double most = 1.0;
+    for (const double value : want)
+      if (std::isfinite(value)) most = std::max(most, std::fabs(value));
+    ASSERT_EQ(softmax_lse_.size(), want.size());
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const double got = softmax_lse_[i];
+      ASSERT_TRUE(got == want[i] || std::fabs(got - want[i]) <= tolerance * most)  // false for NaN
+          << "query " << i << ": got " << got << ", want " << want[i];
+    }
   }
 
   // New token `token` of K (or V) must stand in the cache at its place, quantised as the twin says.
@@ -113,6 +130,7 @@ class Fixture {
     return all;
   }
   const std::vector<char>& out_bytes() const { return out_; }
+  const std::vector<float>& softmax_lse() const { return softmax_lse_; }
   std::vector<char>& k() { return k_; }
   std::vector<char>& q() { return q_; }
 
@@ -194,7 +212,7 @@ class Fixture {
   std::normal_distribution<float> normal_;
   std::int64_t capacity_ = 0;
   std::vector<char> q_, k_new_, v_new_, k_, v_, out_;
-  std::vector<float> k_scale_, v_scale_;
+  std::vector<float> k_scale_, v_scale_, softmax_lse_;
 };
 
 }  // namespace kvfuse::test

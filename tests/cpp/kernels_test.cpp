@@ -61,6 +61,7 @@ class Kernels : public test::OnIsa {
     kernel(f.params);
     if (c.append) f.expect_appended();
     expect_close(f.result(), reference::attention(f.params), tolerance(c.query_dtype, c.cache_dtype));
+    if (kernel == cpu::decode_attention) f.expect_softmax_lse(tolerance(DType::kFloat32, c.cache_dtype));
   }
 };
 

@@ -71,6 +71,7 @@ void run(Fixture& f, std::int64_t splits, std::uint64_t seed, DecodeOptions opti
 void expect_twin(const Fixture& f, const Case& c) {
   const double error = relative_error(f.result(), reference::attention(f.params));
   EXPECT_TRUE(error <= tolerance(c.query_dtype, c.cache_dtype)) << "error " << error;
+  f.expect_softmax_lse(tolerance(DType::kFloat32, c.cache_dtype));
 }
 
 // Everything that kv_append or decode attention may change, without the rows that they are to change.
@@ -199,8 +200,10 @@ TEST(DecodeAttention, ImpossibleLengthsGiveNanAndLeaveTheCache) {
       const std::vector<char> before = f.cache_bytes();
       const std::int32_t lengths[] = {-1, static_cast<std::int32_t>(f.params.cache.capacity), 2147483647};
       f.params.cache_seqlens = lengths;
+      std::fill_n(f.params.softmax_lse, f.softmax_lse().size(), 0.0F);
       ASSERT_NO_FATAL_FAILURE(run(f, 3, 1));
       for (const double value : f.result()) ASSERT_TRUE(std::isnan(value));
+      for (const float value : f.softmax_lse()) ASSERT_TRUE(std::isnan(value));
       EXPECT_TRUE(f.cache_bytes() == before);
       EXPECT_EQ(kv_append({f.params.k_new, f.params.v_new, f.params.cache, lengths, 1}, nullptr),
                 cudaSuccess);

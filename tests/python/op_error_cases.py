@@ -226,6 +226,30 @@ BAD_ARGUMENTS = {
         "expected a workspace of WORKSPACE bytes (as kvfuse::decode_workspace makes for this q and k_cache), "
         "got 1000000",
     ),
+    "softmax_lse_device": (
+        DECODING,
+        {"softmax_lse": zeros(2, 4, 1).to("meta")},
+        ValueError,
+        "expected softmax_lse on the device of q (DEVICE), got meta",
+    ),
+    "softmax_lse_dtype": (
+        DECODING,
+        {"softmax_lse": zeros(2, 4, 1, dtype=torch.bfloat16)},
+        TypeError,
+        "expected softmax_lse of dtype float32, got bfloat16",
+    ),
+    "softmax_lse_shape": (
+        DECODING,
+        {"softmax_lse": zeros(2, 4)},
+        ValueError,
+        "expected softmax_lse of shape [2, 4, 1] (batch, heads, q_len of q), got [2, 4]",
+    ),
+    "strided_softmax_lse": (
+        DECODING,
+        {"softmax_lse": zeros(2, 4, 2)[..., :1]},
+        ValueError,
+        "expected a contiguous softmax_lse, got strides [8, 2, 1]",
+    ),
     "negative_length": (
         ALL,
         {"cache_seqlens": torch.tensor([0, -1], dtype=torch.int32)},

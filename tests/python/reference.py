@@ -17,6 +17,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     return out
 
 
+def softmax_lse(q: Tensor, k: Tensor, lengths: list[int]) -> Tensor:
+    """Of the same queries and keys: logarithm of the sum of exp(score), float64 [batch, heads, q_len]."""
+    out = torch.empty(q.shape[:3], dtype=torch.float64)
+    q_len, head_dim = q.shape[2:]
+    for b, length in enumerate(lengths):
+        keys = k[b, :, :length].double().repeat_interleave(q.shape[1] // k.shape[1], 0)
+        visible = torch.ones(q_len, length, dtype=torch.bool).tril(length - q_len)
+        scores = (q[b].double() @ keys.mT / head_dim**0.5).masked_fill(~visible, float("-inf"))
+        out[b] = scores.logsumexp(-1)
+    return out
+
+
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     """int8 codes and float32 scales of the rows of x."""
     scale = x.float().abs().amax(-1) / 127

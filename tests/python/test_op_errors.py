@@ -102,6 +102,17 @@ def test_a_workspace_inside_the_cache(op, device):
     assert_refused(op, given, ValueError, message)
 
 
+@pytest.mark.parametrize("other", ["q", "k_cache", "v_scale"])
+@pytest.mark.parametrize("op", DECODING)
+def test_a_softmax_lse_inside_another_tensor(op, other, device):
+    given = arguments(op, int8=True, device=device)
+    memory = torch.zeros(given[other].numel() + 4, dtype=given[other].dtype, device=device)
+    given[other] = memory[: given[other].numel()].view(given[other].shape)
+    given["softmax_lse"] = memory.view(torch.float32)[:8].view(2, 4, 1)
+    message = f"expected softmax_lse and {other} in separate memory, got tensors that overlap"
+    assert_refused(op, given, ValueError, message)
+
+
 @pytest.mark.parametrize("name", ["k_cache", "v_cache", "k_scale", "v_scale"])
 @pytest.mark.parametrize("op", ALL)
 def test_caches_that_are_misaligned_are_refused_by_cuda_alone(op, name, device):

@@ -87,6 +87,8 @@ class Fuzzer:
             del given[name]
         if op != "kv_append" and choose([False, True]):
             given["softmax_scale"] = choose([0.1, 1.0, -1.0, 0.0, float("inf")])
+        if op in ("decode_attention", "append_decode_attention") and choose([False, True]):
+            given["softmax_lse"] = self.tensor(batch, heads, q_len, dtype=torch.float32, strided=False)
         tensors = [name for name, x in given.items() if isinstance(x, Tensor)]
         if self.random.random() < 0.01:
             given[choose(tensors)] = given[choose(tensors)]  # one tensor twice
@@ -147,6 +149,9 @@ def assert_attention(out: Tensor, given: dict, appended: int) -> None:
     want = want.nan_to_num(0)
     error = (out.detach().cpu().double() - want).abs().max()
     assert error <= (3e-3 + torch.finfo(out.dtype).eps) * want.abs().max(), f"error {error:.3g}"
+    if "softmax_lse" in given:
+        want = reference.softmax_lse(scaled, k.cpu(), lengths)
+        torch.testing.assert_close(given["softmax_lse"].cpu().double(), want, rtol=1e-4, atol=5e-3)
 
 
 def assert_right(op: str, given: dict, before: dict, out) -> None:

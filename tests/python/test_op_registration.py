@@ -27,12 +27,14 @@ def calls_of(name: str, device: str) -> dict[str, tuple[tuple, dict]]:
     if name == "strided":
         q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
     codes, scale = reference.quantize(k)
-    workspace = {"workspace": ops.decode_workspace(q, layer.k_cache)} if name == "int8" else {}
+    written = {"softmax_lse": torch.zeros(q.shape[:3], device=device)} if name.startswith("int8") else {}
+    if name == "int8":
+        written["workspace"] = ops.decode_workspace(q, layer.k_cache)
     return {
         "kv_append": ((k, v, *layer.cache), layer.scales),
         "decode_workspace": ((q, layer.k_cache), {}),
-        "decode_attention": ((q, *layer.cache), layer.scales | workspace),
-        "append_decode_attention": ((q, k, v, *layer.cache), layer.scales | workspace),
+        "decode_attention": ((q, *layer.cache), layer.scales | written),
+        "append_decode_attention": ((q, k, v, *layer.cache), layer.scales | written),
         "prefill_attention": ((q, k, v, *layer.cache), layer.scales | {"softmax_scale": 0.1}),
         "quantize_kv": ((k,), {}),
         "dequantize_kv": ((codes, scale, q.dtype), {}),
@@ -65,10 +67,11 @@ def test_gradients_are_refused(op, device):
         getattr(OPS, op)(*args, **kwargs)
 
 
-@pytest.mark.parametrize("written", ["k_cache", "v_scale", "workspace"])
+@pytest.mark.parametrize("written", ["k_cache", "v_scale", "workspace", "softmax_lse"])
 def test_autograd_notices_that_what_it_saved_has_changed(written, device):
     layer = make_layer(int8=True, device=device)
     tensors = layer.scales | {"workspace": ops.decode_workspace(layer.q, layer.k_cache)}
+    tensors["softmax_lse"] = torch.zeros(layer.q.shape[:3], device=device)
     weight = torch.ones((), requires_grad=True, device=device)
     product = (weight * (tensors | {"k_cache": layer.k_cache})[written]).sum()
     ops.append_decode_attention(layer.q, layer.k, layer.v, *layer.cache, **tensors)
@@ -111,6 +114,16 @@ def test_a_workspace_can_be_made_inside_a_compiled_function(device):
     layer, same = (make_layer((300, 40), device=device) for _ in range(2))
     got = torch.compile(step, fullgraph=True)(layer.q, layer.k, layer.v, *layer.cache)
     assert torch.equal(got, run(ops.append_decode_attention, same))
+
+
+def test_softmax_lse_in_a_compiled_function(device):
+    def step(q, k_cache, v_cache, cache_seqlens):
+        lse = q.new_empty(q.shape[:3])
+        return ops.decode_attention(q, k_cache, v_cache, cache_seqlens, softmax_lse=lse), lse
+
+    layer = make_layer((300, 40), device=device)
+    got = torch.compile(step, fullgraph=True)(layer.q, *layer.cache)
+    torch.testing.assert_close(got, step(layer.q, *layer.cache), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])

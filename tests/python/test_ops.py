@@ -182,6 +182,36 @@ def test_a_query_that_sees_no_token_gives_zeros(device):
     assert not out[0].any() and not out[1, :, 0].any() and out[1, :, 1].any()
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["float_cache", "int8_cache"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_softmax_lse_is_the_logarithm_of_the_sum_of_exponentials(dtype, int8, device):
+    for lengths in ((0, 1), (700, 3)):
+        layer = make_layer(lengths, q_len=3, dtype=dtype, int8=int8, device=device)
+        lse = torch.full(layer.q.shape[:3], float("nan"), device=device)
+        ops.decode_attention(layer.q, *layer.cache, **layer.scales, softmax_lse=lse)
+        on_cpu = layer.to("cpu")
+        want = reference.softmax_lse(on_cpu.q, on_cpu.values()[0], layer.lengths)
+        torch.testing.assert_close(lse.cpu().double(), want, rtol=1e-5, atol=5e-3 if int8 else 1e-5)
+        ops.append_decode_attention(
+            layer.q, layer.k, layer.v, *layer.cache, **layer.scales, softmax_lse=lse
+        )
+        on_cpu = layer.to("cpu")
+        want = reference.softmax_lse(on_cpu.q, on_cpu.values()[0], [length + 3 for length in lengths])
+        torch.testing.assert_close(lse.cpu().double(), want, rtol=1e-5, atol=5e-3 if int8 else 1e-5)
+
+
+def test_results_over_two_caches_are_merged_by_their_softmax_lse(device):
+    layer = make_layer((300, 41), device=device)
+    want = ops.decode_attention(layer.q, *layer.cache)
+    parts, lses = [], torch.empty(2, *layer.q.shape[:3], device=device)
+    for lse, first, end in ((lses[0], 0, 40), (lses[1], 40, 304)):
+        cache = [x[:, :, first:end].contiguous() for x in (layer.k_cache, layer.v_cache)]
+        lengths = (layer.cache_seqlens - first).clamp(max=end - first)
+        parts.append(ops.decode_attention(layer.q, *cache, lengths, softmax_lse=lse))
+    got = torch.lerp(*parts, torch.sigmoid(lses[1] - lses[0])[..., None])
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "op", ["kv_append", "append_decode_attention", "prefill_attention", "decode_attention"]
 )
