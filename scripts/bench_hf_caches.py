@@ -22,6 +22,7 @@ import torch
 import transformers
 from hf_cache_tables import BASELINE, print_tables
 from kvfuse.hf import FusedCache
+from kvfuse.hf.stored_tokens import StoredTokens
 from torch import Tensor
 from transformers.cache_utils import QuantizedCache
 
@@ -38,6 +39,10 @@ CACHES: dict[str, tuple[str, Callable[[Model, int], transformers.Cache]]] = {
     ),
     "FusedCache float32": ("kvfuse", lambda model, length: FusedCache(model.config, "model", length)),
     "FusedCache int8": ("kvfuse", lambda model, length: FusedCache(model.config, "int8", length)),
+    "FusedCache int8, residual 128": (
+        "kvfuse",
+        lambda model, length: FusedCache(model.config, "int8", length, residual_length=128),
+    ),
     "FusedCache int8, growing": ("kvfuse", lambda model, length: FusedCache(model.config, "int8")),
 }
 WINDOW = 256  # tokens that the trained models see
@@ -109,7 +114,7 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors_in(item)
-    elif isinstance(value, kvfuse.LayerCache):
+    elif isinstance(value, kvfuse.LayerCache | StoredTokens):
         yield from tensors_in(value.__dict__)
 
 

@@ -63,10 +63,26 @@ def prompts(padded: bool, batch: int = 4, length: int = 37) -> dict[str, Tensor]
 
 
 class RoundingCache(transformers.DynamicCache):
-    """Float keys and values, rounded to what one int8 scale for each token and head can hold."""
+    """Float keys and values, rounded to what one int8 scale for each token and head can hold.
+
+    Of tokens that come one at a time ``residual_length`` stay as they are, until all of them are rounded.
+    """
+
+    def __init__(self, residual_length: int = 0) -> None:
+        super().__init__()
+        self.residual_length = residual_length
+        self.exact: dict[int, int] = {}  # of each layer the newest tokens that are not rounded
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        return super().update(_rounded(key_states), _rounded(value_states), layer_idx)
+        stays_exact = self.residual_length > 0 and key_states.shape[2] == 1
+        exact = self.exact.get(layer_idx, 0)
+        if exact > 0 and (exact == self.residual_length or not stays_exact):
+            layer, exact = self.layers[layer_idx], 0
+            layer.keys, layer.values = _rounded(layer.keys), _rounded(layer.values)
+        self.exact[layer_idx] = exact + 1 if stays_exact else 0
+        if not stays_exact:
+            key_states, value_states = _rounded(key_states), _rounded(value_states)
+        return super().update(key_states, value_states, layer_idx)
 
 
 def _rounded(x: Tensor) -> Tensor:

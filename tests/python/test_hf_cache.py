@@ -11,6 +11,7 @@ import torch
 import transformers
 from hf_models import llama, prompts
 from kvfuse.hf import FusedCache
+from kvfuse.hf.layer import FusedLayer
 from kvfuse.hf.mask import padding_of
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
@@ -108,6 +109,72 @@ def test_the_cache_grows_unless_its_capacity_is_given():
     assert torch.equal(cache.layers[0].keys, before)
 
 
+def assert_rounded_but_for_the_newest(layer: FusedLayer, want: Tensor, exact: int) -> None:
+    """``want`` is what was put in, [2, batch, kv_heads, tokens, head_dim]."""
+    found = torch.stack([layer.keys, layer.values])
+    rounded = want.shape[3] - exact
+    assert torch.equal(found[..., rounded:, :], want[..., rounded:, :])
+    error = (found - want)[..., :rounded, :].abs().amax(-1)
+    largest = want[..., :rounded, :].abs().amax(-1)
+    assert (error <= largest / 253).all() and (error > 0).all()
+
+
+@pytest.mark.parametrize("capacity", [None, 31, 32, 200])
+def test_the_newest_tokens_stay_exact_until_as_many_are_there(capacity):
+    layer = fused_cache("int8", capacity=capacity, residual_length=4).layers[0]
+    stored = torch.empty(2, BATCH, KV_HEADS, 0, HEAD_DIM)
+
+    def put(count: int) -> Tensor:
+        new = torch.stack(new_tokens(count, stored.shape[1]))
+        layer.update(*new)
+        return torch.cat([stored, new], dim=3)
+
+    exact = 0
+    for count in (7, *[1] * 9, 3, 2, *[1] * 8):
+        stored = put(count)
+        exact = 0 if count > 1 else exact % 4 + 1
+        assert_rounded_but_for_the_newest(layer, stored, exact)
+    assert exact == 4
+    layer.crop(-1)
+    stored = stored[..., :-1, :]
+    assert_rounded_but_for_the_newest(layer, stored, 3)
+    index = torch.tensor([2, 2, 0, 3])
+    layer.reorder_cache(index)
+    stored = stored[:, index]
+    assert_rounded_but_for_the_newest(layer, stored, 3)
+    layer.batch_repeat_interleave(2)
+    stored = stored.repeat_interleave(2, dim=1)
+    stored = put(1)
+    assert_rounded_but_for_the_newest(layer, stored, 4)
+    layer.crop(-6)
+    stored = stored[..., :-6, :]
+    assert_rounded_but_for_the_newest(layer, stored, 0)
+    layer.reset()
+    stored = stored[..., :0, :]
+    stored = put(1)
+    assert_rounded_but_for_the_newest(layer, stored, 1)
+
+
+def test_a_residual_length_costs_the_bytes_of_its_tokens():
+    code, float_ = (2 * BATCH * KV_HEADS * bytes_ for bytes_ in (HEAD_DIM + 4, 4 * HEAD_DIM))
+    growing = fused_cache("int8", residual_length=8)
+    fixed = fused_cache("int8", capacity=40, residual_length=8)
+    short = fused_cache("int8", capacity=25, residual_length=8)
+    for cache in (growing, fixed, short):
+        cache.update(*new_tokens(21), 0)
+        assert cache.bytes_in_use == 21 * code
+        cache.update(*new_tokens(1), 0)
+        cache.update(*new_tokens(1), 0)
+        assert cache.bytes_in_use == 21 * code + 2 * float_
+    assert growing.nbytes == 128 * code + 8 * float_
+    # 16 of the 19 to come will be codes, and of four none.
+    assert fixed.nbytes == 37 * code + 8 * float_
+    assert short.nbytes == 21 * code + 4 * float_
+    for _ in range(7):
+        fixed.update(*new_tokens(1), 0)
+    assert fixed.bytes_in_use == 29 * code + float_ and fixed.nbytes == 37 * code + 8 * float_
+
+
 def test_hidden_tokens_are_not_stored():
     model, inputs = llama("kvfuse"), prompts(padded=True)
     cache = FusedCache(model.config)
@@ -118,7 +185,7 @@ def test_hidden_tokens_are_not_stored():
         assert torch.equal(read[:, :, :37].count_nonzero((1, 3)) > 0, inputs["attention_mask"].bool())
     cache.crop(-3 - 10)  # into the prompt of the shortest row, which is one token
     assert cache.bytes_in_use < 2 * stored * 2 * KV_HEADS * (HEAD_DIM + 4)
-    assert cache.layers[0].cache_seqlens.tolist() == [27, 22, 10, 0]
+    assert cache.layers[0].tokens.cache_seqlens.tolist() == [27, 22, 10, 0]
 
 
 def test_a_cache_serves_inference_mode_and_after():
@@ -228,6 +295,16 @@ def test_what_it_does_not_compute_is_refused():
 BAD_CALLS = {
     "dtype": (lambda: fused_cache("int4"), ValueError, "a dtype of model or int8, got 'int4'"),
     "capacity": (lambda: fused_cache(capacity=0), ValueError, "a capacity of at least 1 token, got 0"),
+    "residual_length": (
+        lambda: fused_cache("int8", residual_length=-1),
+        ValueError,
+        "a residual_length of 0, or of more tokens with dtype 'int8', got -1 with 'int8'",
+    ),
+    "residual_length of a float cache": (
+        lambda: fused_cache("model", residual_length=3),
+        ValueError,
+        "a residual_length of 0, or of more tokens with dtype 'int8', got 3 with 'model'",
+    ),
     "crop": (lambda: fused_cache().crop(5), ValueError, r"crop\(tokens_to_remove\) in \[0, 0\], .* got 5"),
     "batch": (
         lambda: [(cache := fused_cache()).update(*new_tokens(2), 0), cache.update(*new_tokens(2, 3), 0)],

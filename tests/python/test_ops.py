@@ -192,9 +192,7 @@ def test_softmax_lse_is_the_logarithm_of_the_sum_of_exponentials(dtype, int8, de
         on_cpu = layer.to("cpu")
         want = reference.softmax_lse(on_cpu.q, on_cpu.values()[0], layer.lengths)
         torch.testing.assert_close(lse.cpu().double(), want, rtol=1e-5, atol=5e-3 if int8 else 1e-5)
-        ops.append_decode_attention(
-            layer.q, layer.k, layer.v, *layer.cache, **layer.scales, softmax_lse=lse
-        )
+        ops.append_decode_attention(layer.q, layer.k, layer.v, *layer.cache, **layer.scales, softmax_lse=lse)
         on_cpu = layer.to("cpu")
         want = reference.softmax_lse(on_cpu.q, on_cpu.values()[0], [length + 3 for length in lengths])
         torch.testing.assert_close(lse.cpu().double(), want, rtol=1e-5, atol=5e-3 if int8 else 1e-5)

@@ -7,54 +7,40 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 import kvfuse
-from kvfuse import ops
 from kvfuse.hf.cached_tokens import CachedTokens, Snapshot
 from kvfuse.hf.mask import Padding, visible_tokens
-from kvfuse.layer_cache import LayerCache
-
-# A cache that grows does so by this many tokens: more copy less often, and leave more of the memory empty.
-GROWTH = 128
+from kvfuse.hf.stored_tokens import StoredTokens
 
 
 class FusedLayer(CacheLayerMixin):
     """The cache of one layer of the model.
 
-    ``update`` only takes the new tokens. The attention that follows appends them to the store in the same
-    pass in which it reads it; whatever else looks at the layer first has them appended by ``settle``.
+    ``update`` only takes the new tokens. The attention that follows appends them to ``tokens`` in the same
+    pass in which it reads them; whatever else looks at the layer first has them appended by ``settle``.
 
     Tokens that the attention mask hides (the padding of a batch) are not stored, so the sequences of a batch
-    have lengths of their own: ``cache_seqlens``. ``kept`` says which tokens they are.
+    have lengths of their own there. ``kept`` says which tokens they are.
     """
 
     is_sliding = False
     is_croppable = True
 
-    def __init__(self, kv_cache_dtype: str, capacity: int | None) -> None:
+    def __init__(self, kv_cache_dtype: str, capacity: int | None, residual_length: int) -> None:
         # Not super().__init__(): it would assign keys and values, which are computed here.
         self.kv_cache_dtype = kv_cache_dtype
         self.fixed_capacity = capacity
+        self.residual_length = residual_length
         self.is_initialized = False
         self.length = 0  # tokens that the model has passed in, hidden ones too
         self.version = 0  # changes with what the layer holds
         self.pending: tuple[Tensor, Tensor] | None = None
         self.kept: Tensor | None = None  # bool [batch, length]; None: every token is stored
-        self.store: LayerCache
-        self.cache_seqlens: Tensor
+        self.tokens: StoredTokens
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocates the store for tokens like these, [batch, kv_heads, any number, head_dim]."""
-        batch, kv_heads, tokens, head_dim = key_states.shape
-        _check_head_dim(head_dim, value_states.shape[3], key_states.device)
-        self.store = LayerCache(
-            batch,
-            kv_heads,
-            self.fixed_capacity or _rounded_up(max(tokens, 1)),
-            head_dim,
-            kv_cache_dtype=self.kv_cache_dtype,
-            dtype=key_states.dtype,
-            device=key_states.device,
-        )
-        self.cache_seqlens = torch.zeros(batch, dtype=torch.int32, device=key_states.device)
+        """Makes room for tokens like these, [batch, kv_heads, any number, head_dim]."""
+        _check_head_dim(key_states.shape[3], value_states.shape[3], key_states.device)
+        self.tokens = StoredTokens(key_states, self.kv_cache_dtype, self.residual_length, self.fixed_capacity)
         self.is_initialized = True
 
     @torch.compiler.disable  # one graph break a layer, rather than one for each thing it does
@@ -74,15 +60,21 @@ class FusedLayer(CacheLayerMixin):
                 "train without past_key_values)"
             )
         self.settle()
+        new = key_states.shape[2]
         if not self.is_initialized or (self.length == 0 and not self._has_room_like(key_states)):
             self.lazy_initialization(key_states, value_states)
         self._check_sizes(key_states, value_states)
-        self._reserve(self.length + key_states.shape[2])
+        if self.fixed_capacity is not None and self.length + new > self.fixed_capacity:
+            raise ValueError(
+                f"kvfuse.hf: expected at most {self.fixed_capacity} tokens, the capacity of this FusedCache, "
+                f"got {self.length + new} (give it a larger capacity, or none: then it grows)"
+            )
+        self.tokens.make_room(self.length, new)
         self.pending = key_states, value_states
-        self.length += key_states.shape[2]
+        self.length += new
         self.version += 1
         shape = (*key_states.shape[:2], self.length, key_states.shape[3])
-        kind = shape, self.store.dtype, key_states.device
+        kind = shape, self.tokens.store.dtype, key_states.device
         snapshot = Snapshot(self)
         return CachedTokens(snapshot, 0, *kind), CachedTokens(snapshot, 1, *kind)
 
@@ -98,28 +90,17 @@ class FusedLayer(CacheLayerMixin):
         """Appends the new tokens and attends to all, causally: [batch, heads, tokens, head_dim]."""
         assert self.pending is not None
         k, v = self.pending
-        tokens = k.shape[2]
-        stored: int | Tensor = tokens
+        stored: int | Tensor = k.shape[2]
         order = None
         if padding is not None and padding.hides_new:
             # Hidden tokens go last, where nothing that counts sees them and the next tokens overwrite them.
             stored = padding.new.sum(1, dtype=torch.int32)
             order = padding.order[:, None, :, None]
             query, k, v = (x.gather(2, order.expand_as(x)) for x in (query, k, v))
-        attention = ops.append_decode_attention if tokens == 1 else ops.prefill_attention
-        with ops.trust_lengths():  # update() has made room for all of them
-            out = attention(
-                query,
-                k,
-                v,
-                cache_seqlens=self.cache_seqlens,
-                softmax_scale=softmax_scale,
-                **self.store.arguments,
-            )
+        out = self.tokens.attend(query, k, v, stored, softmax_scale)
         if order is not None:
             out = torch.empty_like(out).scatter_(2, order.expand_as(out), out)
         self.pending = None
-        self.cache_seqlens = self.cache_seqlens + stored
         self.kept = None if padding is None or padding.is_empty else padding.tokens
         return out
 
@@ -128,22 +109,15 @@ class FusedLayer(CacheLayerMixin):
         if self.pending is None:
             return
         k, v = self.pending
-        ops.kv_append(k, v, cache_seqlens=self.cache_seqlens, **self.store.arguments)
+        self.tokens.append(k, v)
         self.pending = None
-        self.cache_seqlens = self.cache_seqlens + k.shape[2]
         if self.kept is not None:
             self.kept = torch.cat([self.kept, self.kept.new_ones(k.shape[0], k.shape[2])], dim=1)
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """K and V [batch, kv_heads, length, head_dim] in transformers' order, hidden tokens as zeros."""
         self.settle()
-        if self.kept is None:
-            return self.store.retrieve(self.length)
-        place = (self.kept.cumsum(1) - 1).clamp(min=0)[:, None, :, None]
-        hidden = ~self.kept[:, None, :, None]
-        k, v = self.store.retrieve(self.length)
-        place = place.expand(-1, k.shape[1], -1, k.shape[3])
-        return k.gather(2, place).masked_fill(hidden, 0), v.gather(2, place).masked_fill(hidden, 0)
+        return self.tokens.dense(self.length, self.kept)
 
     def check_stored(self, mask: Tensor | None) -> None:
         """Raises ValueError if ``mask`` shows a token that was hidden, and so not stored, when it was new."""
@@ -169,14 +143,14 @@ class FusedLayer(CacheLayerMixin):
 
     @property
     def nbytes(self) -> int:
-        return self.store.nbytes if self.is_initialized else 0
+        return self.tokens.nbytes if self.is_initialized else 0
 
     @property
     def bytes_in_use(self) -> int:
         if not self.is_initialized:
             return 0
         self.settle()
-        return self.store.nbytes // (self.store.batch * self.store.capacity) * int(self.cache_seqlens.sum())
+        return self.tokens.bytes_in_use
 
     def get_seq_length(self) -> int:
         return self.length
@@ -192,7 +166,7 @@ class FusedLayer(CacheLayerMixin):
         self.length, self.pending, self.kept = 0, None, None
         self.version += 1
         if self.is_initialized:
-            self.cache_seqlens = torch.zeros_like(self.cache_seqlens)
+            self.tokens.clear()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forgets the newest ``-tokens_to_remove`` tokens."""
@@ -206,57 +180,41 @@ class FusedLayer(CacheLayerMixin):
         self.settle()
         self.length += tokens_to_remove
         self.version += 1
-        if self.kept is None:
-            self.cache_seqlens = self.cache_seqlens + tokens_to_remove
-        else:
+        seqlens: int | Tensor = self.length
+        if self.kept is not None:
             self.kept = self.kept[:, : self.length]
-            self.cache_seqlens = self.kept.sum(1, dtype=torch.int32)
+            seqlens = self.kept.sum(1, dtype=torch.int32)
+        self.tokens.crop(-tokens_to_remove, seqlens)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         if self.length > 0:
             self.settle()
-            index = beam_idx.to(self.cache_seqlens.device)
-            self.store.select_(index)
-            self.cache_seqlens = self.cache_seqlens[index]
-            self.kept = None if self.kept is None else self.kept[index]
+            self.tokens.select_(beam_idx)
+            self.kept = None if self.kept is None else self.kept[beam_idx.to(self.kept.device)]
             self.version += 1
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.length > 0:
-            self.reorder_cache(torch.arange(self.store.batch).repeat_interleave(repeats))
+            self.reorder_cache(torch.arange(self.tokens.store.batch).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         if self.length > 0:
-            self.reorder_cache(torch.arange(self.store.batch, device=self.cache_seqlens.device)[indices])
+            self.reorder_cache(torch.arange(self.tokens.store.batch, device=indices.device)[indices])
 
     def _has_room_like(self, key_states: Tensor) -> bool:
-        batch, kv_heads, _, head_dim = self.store.k.shape
-        kind = (self.store.dtype, self.store.k.device)
+        batch, kv_heads, _, head_dim = self.tokens.store.k.shape
+        kind = (self.tokens.store.dtype, self.tokens.store.k.device)
         wanted = (*key_states.shape[:2], key_states.shape[3]), (key_states.dtype, key_states.device)
         return ((batch, kv_heads, head_dim), kind) == wanted
 
     def _check_sizes(self, key_states: Tensor, value_states: Tensor) -> None:
-        batch, kv_heads, _, head_dim = self.store.k.shape
+        batch, kv_heads, _, head_dim = self.tokens.store.k.shape
         for name, x in (("keys", key_states), ("values", value_states)):
             if (*x.shape[:2], *x.shape[3:]) != (batch, kv_heads, head_dim):
                 raise ValueError(
                     f"kvfuse.hf: expected {name} [{batch}, {kv_heads}, tokens, {head_dim}] like those in the "
                     f"FusedCache, got {list(x.shape)} (reset() it before another batch)"
                 )
-
-    def _reserve(self, tokens: int) -> None:
-        if tokens <= self.store.capacity:
-            return
-        if self.fixed_capacity is not None:
-            raise ValueError(
-                f"kvfuse.hf: expected at most {self.fixed_capacity} tokens, the capacity of this FusedCache, "
-                f"got {tokens} (give it a larger capacity, or none: then it grows)"
-            )
-        self.store = self.store.grown(_rounded_up(tokens))
-
-
-def _rounded_up(tokens: int) -> int:
-    return -(-tokens // GROWTH) * GROWTH
 
 
 def _check_head_dim(head_dim: int, v_head_dim: int, device: torch.device) -> None:
