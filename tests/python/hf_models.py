@@ -65,23 +65,37 @@ def prompts(padded: bool, batch: int = 4, length: int = 37) -> dict[str, Tensor]
 class RoundingCache(transformers.DynamicCache):
     """Float keys and values, rounded to what one int8 scale for each token and head can hold.
 
-    Of tokens that come one at a time ``residual_length`` stay as they are, until all of them are rounded.
+    Of tokens that come one at a time ``residual_length`` stay as they are. Before there are more, all but the
+    newest half of each sequence are rounded; all, before several tokens come at once. ``shown`` [batch,
+    tokens] says which tokens count.
     """
 
-    def __init__(self, residual_length: int = 0) -> None:
+    def __init__(self, residual_length: int = 0, shown: Tensor | None = None) -> None:
         super().__init__()
         self.residual_length = residual_length
-        self.exact: dict[int, int] = {}  # of each layer the newest tokens that are not rounded
+        self.shown = shown
+        self.exact: dict[int, Tensor] = {}  # of each layer, bool [batch, tokens]: not rounded
+        self.steps: dict[int, int] = {}  # since all or the older half were
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        stays_exact = self.residual_length > 0 and key_states.shape[2] == 1
-        exact = self.exact.get(layer_idx, 0)
-        if exact > 0 and (exact == self.residual_length or not stays_exact):
-            layer, exact = self.layers[layer_idx], 0
-            layer.keys, layer.values = _rounded(layer.keys), _rounded(layer.values)
-        self.exact[layer_idx] = exact + 1 if stays_exact else 0
+        tokens = key_states.shape[2]
+        stays_exact = self.residual_length > 0 and tokens == 1
+        steps = self.steps.get(layer_idx, 0)
+        if steps > 0 and (steps == self.residual_length or not stays_exact):
+            steps = self.residual_length // 2 if stays_exact else 0
+            exact, layer = self.exact[layer_idx], self.layers[layer_idx]
+            exact &= exact.flip(1).cumsum(1).flip(1) <= steps
+            chosen = exact[:, None, :, None]
+            layer.keys = torch.where(chosen, layer.keys, _rounded(layer.keys))
+            layer.values = torch.where(chosen, layer.values, _rounded(layer.values))
+        self.steps[layer_idx] = steps + 1 if stays_exact else 0
         if not stays_exact:
             key_states, value_states = _rounded(key_states), _rounded(value_states)
+        old = self.exact.get(layer_idx, torch.zeros(key_states.shape[0], 0, dtype=torch.bool))
+        new = torch.full((old.shape[0], tokens), stays_exact)
+        if self.shown is not None:
+            new &= self.shown[:, old.shape[1] : old.shape[1] + tokens].bool()
+        self.exact[layer_idx] = torch.cat([old, new], dim=1)
         return super().update(key_states, value_states, layer_idx)
 
 

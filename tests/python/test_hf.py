@@ -76,14 +76,14 @@ def masks() -> dict[str, torch.Tensor]:
 
 
 CHUNKS = {"prompt": (40, *[1] * 20), "chunks": (17, 3, 20, 1, 19), "single": (1,) * 60}
-# The settings of a FusedCache, and the cache of transformers that is to give the same logits.
+# The settings of a FusedCache, and the cache of transformers that is to give the same logits under a mask.
 CACHES = {
-    "model": ({"dtype": "model"}, transformers.DynamicCache),
-    "int8": ({"dtype": "int8"}, RoundingCache),
-    "residual": ({"dtype": "int8", "residual_length": 8}, lambda: RoundingCache(8)),
+    "model": ({"dtype": "model"}, lambda mask: transformers.DynamicCache()),
+    "int8": ({"dtype": "int8"}, lambda mask: RoundingCache()),
+    "residual": ({"dtype": "int8", "residual_length": 7}, lambda mask: RoundingCache(7, mask)),
     "residual, fixed": (
         {"dtype": "int8", "residual_length": 64, "capacity": 60},
-        lambda: RoundingCache(64),
+        lambda mask: RoundingCache(64, mask),
     ),
 }
 
@@ -92,7 +92,9 @@ def assert_logits_of_sdpa(cache: str, name: str, attention: str, hidden: str, ch
     mask = masks()[hidden]
     tokens = torch.randint(1, VOCAB, mask.shape, generator=torch.Generator().manual_seed(4))
     settings, make_judge = CACHES[cache]
-    want = run(model_of(name, "sdpa"), make_judge(), tokens, mask, CHUNKS[chunks])
+    # Only the fused attention tells the cache which tokens are hidden.
+    judge = make_judge(mask if attention == "kvfuse" else torch.ones_like(mask))
+    want = run(model_of(name, "sdpa"), judge, tokens, mask, CHUNKS[chunks])
     model = model_of(name, attention)
     fused = FusedCache(model.config, **settings)
     got = run(model, fused, tokens, mask, CHUNKS[chunks])

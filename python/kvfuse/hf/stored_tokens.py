@@ -14,7 +14,7 @@ class StoredTokens:
     """Of a sequence ``cache_seqlens`` tokens in ``store``; behind them ``recent_seqlens`` in ``recent``.
 
     With a ``residual_length`` tokens that come one at a time go to ``recent``, which holds values of the
-    model's dtype. When it is full, or several tokens come at once, all of them move on to ``store``.
+    model's dtype. When it is full the older half of it moves on to ``store``; all, when several tokens come.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class StoredTokens:
             if self.recent is None:
                 self.recent = self._new_recent(length)
             if self.recent_count == self.recent.capacity:
-                self._move_on(length)
+                self._move_on(self.residual_length // 2, length)
         else:
-            self._move_on(length)
+            self._move_on(0, length)
             self._grow_store(length + tokens)
 
     def append(self, k: Tensor, v: Tensor) -> None:
@@ -164,17 +164,22 @@ class StoredTokens:
         else:
             self.cache_seqlens = self.cache_seqlens + stored
 
-    def _move_on(self, length: int) -> None:
-        """From ``recent`` to ``store``."""
-        if self.recent is None or self.recent_count == 0:
+    def _move_on(self, keep: int, length: int) -> None:
+        """From ``recent`` to ``store``: all but the newest ``keep`` tokens of each sequence."""
+        if self.recent is None or self.recent_count <= keep:
             return
-        self._grow_store(length)
-        k, v = (x[:, :, : self.recent_count] for x in (self.recent.k, self.recent.v))
-        # Of a sequence that has fewer this appends what its next tokens overwrite.
+        self._grow_store(length - keep)
+        moved = (self.recent_seqlens - keep).clamp(min=0)
+        # Of a sequence that moves fewer this appends what its next tokens overwrite.
+        k, v = (x[:, :, : self.recent_count - keep] for x in (self.recent.k, self.recent.v))
         ops.kv_append(k, v, cache_seqlens=self.cache_seqlens, **self.store.arguments)
-        self.cache_seqlens = self.cache_seqlens + self.recent_seqlens
-        self.recent_seqlens = torch.zeros_like(self.recent_seqlens)
-        self.recent_count = 0
+        place = moved[:, None] + torch.arange(keep, device=moved.device)
+        place = place.clamp(max=self.recent_count - 1)[:, None, :, None]
+        for x in (self.recent.k, self.recent.v):
+            x[:, :, :keep] = x.gather(2, place.expand(-1, x.shape[1], -1, x.shape[3]))
+        self.cache_seqlens = self.cache_seqlens + moved
+        self.recent_seqlens = self.recent_seqlens - moved
+        self.recent_count = keep
 
     def _new_recent(self, length: int) -> LayerCache:
         batch, kv_heads, _, head_dim = self.store.k.shape
@@ -198,5 +203,7 @@ class StoredTokens:
             return -(-max(tokens, 1) // GROWTH) * GROWTH
         if self.residual_length == 0:
             return self.fixed_capacity
-        never_codes = (self.fixed_capacity - tokens) % self.residual_length
-        return max(1, self.fixed_capacity - never_codes)
+        # If the others come one at a time, so many do not fit in `recent`, which makes room by halves.
+        too_many = max(0, self.fixed_capacity - tokens - self.residual_length)
+        half = self.residual_length - self.residual_length // 2
+        return max(1, tokens + -(-too_many // half) * half)
