@@ -65,38 +65,51 @@ def prompts(padded: bool, batch: int = 4, length: int = 37) -> dict[str, Tensor]
 class RoundingCache(transformers.DynamicCache):
     """Float keys and values, rounded to what one int8 scale for each token and head can hold.
 
-    Of tokens that come one at a time ``residual_length`` stay as they are. Before there are more, all but the
-    newest half of each sequence are rounded; all, before several tokens come at once. ``shown`` [batch,
-    tokens] says which tokens count.
+    With a ``residual_length`` tokens that come one at a time stay as they are, until all but the newest half
+    of so many are rounded. Of several, before which all are rounded, the last half as many stay; with
+    ``late`` once they have been attended to as rounded. ``shown`` [batch, tokens] says which tokens count.
     """
 
-    def __init__(self, residual_length: int = 0, shown: Tensor | None = None) -> None:
+    def __init__(self, residual_length: int = 0, shown: Tensor | None = None, late: bool = True) -> None:
         super().__init__()
+        self.late = late
         self.residual_length = residual_length
         self.shown = shown
         self.exact: dict[int, Tensor] = {}  # of each layer, bool [batch, tokens]: not rounded
-        self.steps: dict[int, int] = {}  # since all or the older half were
+        self.count: dict[int, int] = {}  # of exact tokens, were none hidden
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        tokens = key_states.shape[2]
-        stays_exact = self.residual_length > 0 and tokens == 1
-        steps = self.steps.get(layer_idx, 0)
-        if steps > 0 and (steps == self.residual_length or not stays_exact):
-            steps = self.residual_length // 2 if stays_exact else 0
-            exact, layer = self.exact[layer_idx], self.layers[layer_idx]
-            exact &= exact.flip(1).cumsum(1).flip(1) <= steps
-            chosen = exact[:, None, :, None]
-            layer.keys = torch.where(chosen, layer.keys, _rounded(layer.keys))
-            layer.values = torch.where(chosen, layer.values, _rounded(layer.values))
-        self.steps[layer_idx] = steps + 1 if stays_exact else 0
-        if not stays_exact:
-            key_states, value_states = _rounded(key_states), _rounded(value_states)
-        old = self.exact.get(layer_idx, torch.zeros(key_states.shape[0], 0, dtype=torch.bool))
-        new = torch.full((old.shape[0], tokens), stays_exact)
+        batch, _, tokens, _ = key_states.shape
+        half = self.residual_length // 2
+        alone = self.residual_length > 0 and tokens == 1
+        count = self.count.get(layer_idx, 0)
+        exact = self.exact.get(layer_idx, torch.zeros(batch, 0, dtype=torch.bool))
+        if not alone or count == self.residual_length:
+            count = half if alone else 0
+            exact = _newest(exact, count)
+            self._round(layer_idx, exact)
+        new = torch.ones(batch, tokens, dtype=torch.bool)
         if self.shown is not None:
-            new &= self.shown[:, old.shape[1] : old.shape[1] + tokens].bool()
-        self.exact[layer_idx] = torch.cat([old, new], dim=1)
-        return super().update(key_states, value_states, layer_idx)
+            new = self.shown[:, exact.shape[1] : exact.shape[1] + tokens].bool()
+        exact = torch.cat([exact, new if alone else _newest(new, half)], dim=1)
+        found = super().update(key_states, value_states, layer_idx)
+        self.exact[layer_idx] = exact
+        self.count[layer_idx] = count + 1 if alone else min(half, tokens)
+        self._round(layer_idx, exact)
+        if self.late and not alone:
+            return map(_rounded, found)
+        return self.layers[layer_idx].keys, self.layers[layer_idx].values
+
+    def _round(self, layer_idx: int, exact: Tensor) -> None:
+        if exact.shape[1] > 0:
+            layer, exact = self.layers[layer_idx], exact[:, None, :, None]
+            layer.keys = torch.where(exact, layer.keys, _rounded(layer.keys))
+            layer.values = torch.where(exact, layer.values, _rounded(layer.values))
+
+
+def _newest(chosen: Tensor, count: int) -> Tensor:
+    """Of each row of ``chosen``, bool [batch, tokens], the last ``count`` that are set."""
+    return chosen & (chosen.flip(1).cumsum(1).flip(1) <= count)
 
 
 def _rounded(x: Tensor) -> Tensor:

@@ -76,14 +76,17 @@ def masks() -> dict[str, torch.Tensor]:
 
 
 CHUNKS = {"prompt": (40, *[1] * 20), "chunks": (17, 3, 20, 1, 19), "single": (1,) * 60}
-# The settings of a FusedCache, and the cache of transformers that is to give the same logits under a mask.
+# The settings of a FusedCache, and the cache of transformers that is to give the same logits.
 CACHES = {
-    "model": ({"dtype": "model"}, lambda mask: transformers.DynamicCache()),
-    "int8": ({"dtype": "int8"}, lambda mask: RoundingCache()),
-    "residual": ({"dtype": "int8", "residual_length": 7}, lambda mask: RoundingCache(7, mask)),
+    "model": ({"dtype": "model"}, lambda **settings: transformers.DynamicCache()),
+    "int8": ({"dtype": "int8"}, lambda **settings: RoundingCache()),
+    "residual": (
+        {"dtype": "int8", "residual_length": 7},
+        functools.partial(RoundingCache, 7),
+    ),
     "residual, fixed": (
         {"dtype": "int8", "residual_length": 64, "capacity": 60},
-        lambda mask: RoundingCache(64, mask),
+        functools.partial(RoundingCache, 64),
     ),
 }
 
@@ -92,8 +95,9 @@ def assert_logits_of_sdpa(cache: str, name: str, attention: str, hidden: str, ch
     mask = masks()[hidden]
     tokens = torch.randint(1, VOCAB, mask.shape, generator=torch.Generator().manual_seed(4))
     settings, make_judge = CACHES[cache]
-    # Only the fused attention tells the cache which tokens are hidden.
-    judge = make_judge(mask if attention == "kvfuse" else torch.ones_like(mask))
+    # Only the fused attention tells the cache what is hidden, and attends to all of a prompt as codes.
+    fused_attention = attention == "kvfuse"
+    judge = make_judge(shown=mask if fused_attention else None, late=fused_attention)
     want = run(model_of(name, "sdpa"), judge, tokens, mask, CHUNKS[chunks])
     model = model_of(name, attention)
     fused = FusedCache(model.config, **settings)

@@ -31,9 +31,9 @@ class FusedCache(Cache):
             dtype: what is stored: "int8", or "model" for values of the model's dtype.
             capacity: tokens of each sequence to make room for at once. If None the cache grows by 128 tokens
                 at a time, which costs a copy.
-            residual_length: beside int8, the most tokens of each sequence that stay in the model's dtype: the
-                newest, at least half as many, of those that come one at a time. Predictions are then nearer
-                to a float cache's, for so many tokens of its size.
+            residual_length: beside int8, the most tokens of each sequence, the newest, that stay in the
+                model's dtype; at least half as many do. Predictions are then nearer to a float cache's, for
+                so many tokens of its size.
 
         Raises:
             ValueError: an unknown dtype, a capacity below 1, a residual_length below 0 or beside another

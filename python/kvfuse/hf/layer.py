@@ -117,7 +117,7 @@ class FusedLayer(CacheLayerMixin):
     def dense(self) -> tuple[Tensor, Tensor]:
         """K and V [batch, kv_heads, length, head_dim] in transformers' order, hidden tokens as zeros."""
         self.settle()
-        return self.tokens.dense(self.length, self.kept)
+        return self.tokens.dense(self.kept)
 
     def check_stored(self, mask: Tensor | None) -> None:
         """Raises ValueError if ``mask`` shows a token that was hidden, and so not stored, when it was new."""
@@ -184,7 +184,7 @@ class FusedLayer(CacheLayerMixin):
         if self.kept is not None:
             self.kept = self.kept[:, : self.length]
             seqlens = self.kept.sum(1, dtype=torch.int32)
-        self.tokens.crop(-tokens_to_remove, seqlens)
+        self.tokens.crop(seqlens)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         if self.length > 0:
