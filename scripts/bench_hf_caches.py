@@ -39,9 +39,9 @@ CACHES: dict[str, tuple[str, Callable[[Model, int], transformers.Cache]]] = {
     ),
     "FusedCache float32": ("kvfuse", lambda model, length: FusedCache(model.config, "model", length)),
     "FusedCache int8": ("kvfuse", lambda model, length: FusedCache(model.config, "int8", length)),
-    "FusedCache int8, residual 64": (
+    "FusedCache int8, residual 96": (
         "kvfuse",
-        lambda model, length: FusedCache(model.config, "int8", length, residual_length=64),
+        lambda model, length: FusedCache(model.config, "int8", length, residual_length=96),
     ),
     "FusedCache int8, growing": ("kvfuse", lambda model, length: FusedCache(model.config, "int8")),
 }

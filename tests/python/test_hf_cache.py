@@ -12,7 +12,7 @@ import transformers
 from hf_models import llama, prompts
 from kvfuse.hf import FusedCache
 from kvfuse.hf.layer import FusedLayer
-from kvfuse.hf.mask import padding_of
+from kvfuse.hf.mask import Padding, padding_of
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
@@ -187,15 +187,31 @@ def test_hidden_tokens_are_not_stored():
     assert cache.layers[0].tokens.cache_seqlens.tolist() == [27, 22, 10, 0]
 
 
-def test_a_cache_serves_inference_mode_and_after():
+@pytest.mark.parametrize("residual_length", [0, 2])
+def test_a_cache_serves_inference_mode_and_after(residual_length):
     model, inputs = llama("kvfuse"), prompts(padded=False)
-    cache = FusedCache(model.config)
+    cache = FusedCache(model.config, residual_length=residual_length)
     with torch.inference_mode():
         tokens = model.generate(**inputs, do_sample=False, max_new_tokens=4, past_key_values=cache)
     cache.crop(-1)
     with torch.no_grad():
         model(tokens[:, -2:], past_key_values=cache)
-    assert cache.get_seq_length() == tokens.shape[1]
+        for _ in range(3):
+            model(tokens[:, -1:], past_key_values=cache)
+    assert cache.get_seq_length() == tokens.shape[1] + 3
+
+
+@pytest.mark.parametrize("residual_length", [0, 4])
+def test_all_tokens_may_be_hidden(residual_length):
+    layer = fused_cache("int8", residual_length=residual_length).layers[0]
+    for count in (5, 1):
+        k, v = new_tokens(count)
+        layer.update(k, v)
+        hidden = Padding(torch.zeros(BATCH, layer.length, dtype=torch.bool), count)
+        assert layer.can_attend(k, hidden)
+        layer.attend(k, hidden, None)
+        assert layer.bytes_in_use == 0
+        assert layer.keys.shape == (BATCH, KV_HEADS, layer.length, HEAD_DIM) and not layer.keys.any()
 
 
 def test_tokens_are_read_before_the_cache_changes():

@@ -107,6 +107,8 @@ class StoredTokens:
         ``kept``: bool [batch, length], of each sequence as many as it has; None if it has all.
         """
         rows = int(self.cache_seqlens.max())
+        if kept is not None:
+            rows = max(rows, 1)  # where all are hidden, there is a row to look at
         k, v = self.store.retrieve(rows)
         if self.recent is not None:
             recent = self.recent.retrieve(self.recent_count)
