@@ -44,16 +44,17 @@ void prepare(const float* q, Query<T, kHeadDim>& query) {
   }
 }
 
-// Into which cache.
-enum class Level : std::uint8_t { kFirst, kSecond };
+// Into which cache. kOnce: the first one, for what is read but once; it leaves the second one alone.
+enum class Level : std::uint8_t { kOnce, kFirst, kSecond };
 
 // Brings the lines of a row block that is needed a whole pass later. Always inlined: a call that only
 // prefetches is one that GCC 12 may leave out.
 template <Level kLevel, typename T>
 [[gnu::always_inline]] inline void prefetch_block(const T* block, int elements) {
+  constexpr int kLocality = kLevel == Level::kOnce ? 0 : (kLevel == Level::kFirst ? 3 : 2);
   const char* line = reinterpret_cast<const char*>(block);
   for (int offset = 0; offset < elements * static_cast<int>(sizeof(T)); offset += 64)
-    __builtin_prefetch(line + offset, 0, kLevel == Level::kFirst ? 3 : 2);
+    __builtin_prefetch(line + offset, 0, kLocality);
 }
 
 // scores[r] = query . rows[r] for kRows consecutive rows.

@@ -41,13 +41,14 @@ struct Partial {
 template <typename T, int kHeadDim, Level kLevel>
 void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const float* k_scale,
                   const float* v_scale, int count, const T* next_k, Partial<kHeadDim>& out) {
+  constexpr bool kScaled = std::is_same_v<T, std::int8_t>;
   alignas(64) float weights[kChunk + kLanes];
-  if constexpr (std::is_same_v<T, std::int8_t>) {
+  if constexpr (kScaled) {
     prefetch_block<kLevel>(k_scale, count);
     prefetch_block<kLevel>(v_scale, count);
   }
   // One V row in kPart comes beside K's rows, the others beside the softmax.
-  constexpr int kPart = kLevel == Level::kFirst ? 1 : 2;
+  constexpr int kPart = kLevel == Level::kSecond ? 2 : 1;
   int row = 0;
   for (; row + kRowsPerStep <= count; row += kRowsPerStep) {
     prefetch_block<kLevel>(v + std::int64_t{row} / kPart * kHeadDim, kRowsPerStep / kPart * kHeadDim);
@@ -55,26 +56,35 @@ void attend_chunk(const Query<T, kHeadDim>& query, const T* k, const T* v, const
   }
   for (; row < count; ++row) dot_rows<1>(query, k + std::int64_t{row} * kHeadDim, weights + row);
 
-  if constexpr (std::is_same_v<T, std::int8_t>)
-    for (int i = 0; i < count; ++i) weights[i] *= query.scale * k_scale[i];
-
+  // The softmax in two passes, which take the scales along: meanwhile nothing asks for memory. Scales past
+  // the last row may be NaN, so its vector is scaled apart.
+  const int whole = count / kLanes * kLanes;
   const int padded = (count + kLanes - 1) / kLanes * kLanes;
+  if constexpr (kScaled)
+    for (int i = whole; i < count; ++i) weights[i] *= query.scale * k_scale[i];
   for (int i = count; i < padded; ++i) weights[i] = -INFINITY;
   Vec most = splat(-INFINITY);
-  for (int i = 0; i < padded; i += kLanes) most = max(most, load(weights + i));
+  for (int i = 0; i < padded; i += kLanes) {
+    Vec score = load(weights + i);
+    if constexpr (kScaled) {
+      if (i < whole) score = mul(score, mul(splat(query.scale), load(k_scale + i)));
+      store(weights + i, score);
+    }
+    most = max(most, score);
+  }
   out.maximum = reduce_max(most);
   Vec sum = zero();
   for (int i = 0; i < padded; i += kLanes) {
     if constexpr (kPart == 2)
       prefetch_block<kLevel>(v + std::int64_t{count + i} / 2 * kHeadDim, kLanes / 2 * kHeadDim);
-    const Vec p = exp_nonpositive(sub(load(weights + i), splat(out.maximum)));
+    Vec p = exp_nonpositive(sub(load(weights + i), splat(out.maximum)));
     sum = add(sum, p);
+    if (kScaled && i < whole) p = mul(p, load(v_scale + i));
     store(weights + i, p);
   }
   out.sum = reduce_add(sum);
-
-  if constexpr (std::is_same_v<T, std::int8_t>)
-    for (int i = 0; i < count; ++i) weights[i] *= v_scale[i];
+  if constexpr (kScaled)
+    for (int i = whole; i < count; ++i) weights[i] *= v_scale[i];
   weighted_sum<kHeadDim, kLevel>(weights, v, count, next_k, out.values);
 }
 
@@ -95,6 +105,11 @@ class DecodeAttention {
  private:
   using Row = Partial<kHeadDim>;
 
+  // A cache line each: workers go through heads side by side.
+  struct alignas(64) Finished {
+    std::atomic<std::int32_t> chunks{0};
+  };
+
   std::int64_t total_tokens(std::int64_t b) const {
     return p_.cache_seqlens[b] + (p_.k_new.data != nullptr ? p_.q_len : 0);
   }
@@ -109,26 +124,25 @@ class DecodeAttention {
     return (tokens + steps - 1) / steps * kRowsPerStep;
   }
 
-  // Scratch: first task of each sequence, finished chunks of each (sequence, kv head), then the partial
-  // results.
+  // Scratch: finished chunks of each (sequence, kv head), the partial results, the first task of each
+  // sequence.
   void lay_out() {
     const std::int64_t batch = p_.cache.batch;
     const std::int64_t heads = batch * p_.cache.kv_heads;
     std::int64_t chunks = 0;
     for (std::int64_t b = 0; b < batch; ++b) chunks += chunks_of(total_tokens(b));
     tasks_ = chunks * p_.cache.kv_heads;
+    const std::int64_t count_bytes = heads * static_cast<std::int64_t>(sizeof(Finished));
+    const std::int64_t row_bytes = tasks_ * query_rows_ * static_cast<std::int64_t>(sizeof(Row));
     const std::int64_t first_bytes = (batch + 1) * static_cast<std::int64_t>(sizeof(std::int64_t));
-    const std::int64_t count_bytes = heads * static_cast<std::int64_t>(sizeof(std::atomic<std::int32_t>));
-    const std::int64_t head_bytes = (first_bytes + count_bytes + 63) / 64 * 64;
-    char* scratch = static_cast<char*>(
-        thread_scratch().reserve(head_bytes + tasks_ * query_rows_ * static_cast<std::int64_t>(sizeof(Row))));
-    first_task_ = reinterpret_cast<std::int64_t*>(scratch);
-    finished_ = reinterpret_cast<std::atomic<std::int32_t>*>(scratch + first_bytes);
-    partials_ = reinterpret_cast<Row*>(scratch + head_bytes);
+    char* scratch = static_cast<char*>(thread_scratch().reserve(count_bytes + row_bytes + first_bytes));
+    finished_ = reinterpret_cast<Finished*>(scratch);
+    partials_ = reinterpret_cast<Row*>(scratch + count_bytes);
+    first_task_ = reinterpret_cast<std::int64_t*>(scratch + count_bytes + row_bytes);
     first_task_[0] = 0;
     for (std::int64_t b = 0; b < batch; ++b)
       first_task_[b + 1] = first_task_[b] + chunks_of(total_tokens(b)) * p_.cache.kv_heads;
-    for (std::int64_t i = 0; i < heads; ++i) new (&finished_[i]) std::atomic<std::int32_t>(0);
+    for (std::int64_t i = 0; i < heads; ++i) new (&finished_[i]) Finished();
   }
 
   // Where a task's tokens [begin, end) lie.
@@ -174,7 +188,7 @@ class DecodeAttention {
       attend_chunk<T, kHeadDim, kLevel>(query, k, v, k_scale, v_scale, count,
                                         row + 1 < query_rows_ ? k : next_k, partial[row]);
     }
-    std::atomic<std::int32_t>& finished = finished_[place.b * p_.cache.kv_heads + place.kv_head];
+    std::atomic<std::int32_t>& finished = finished_[place.b * p_.cache.kv_heads + place.kv_head].chunks;
     if (place.chunks > 1 && finished.fetch_add(1, std::memory_order_acq_rel) + 1 < place.chunks) return;
     const std::int64_t first = first_task_[place.b] + place.kv_head * place.chunks;
     for (std::int64_t row = 0; row < query_rows_; ++row)
@@ -223,9 +237,9 @@ class DecodeAttention {
   const std::int64_t group_;       // query heads that share a kv head
   const std::int64_t query_rows_;  // query rows that share a kv head
   std::int64_t tasks_ = 0;
-  std::int64_t* first_task_ = nullptr;             // [batch + 1]
-  std::atomic<std::int32_t>* finished_ = nullptr;  // [batch, kv_heads]
-  Row* partials_ = nullptr;                        // [tasks, query rows]
+  std::int64_t* first_task_ = nullptr;  // [batch + 1]
+  Finished* finished_ = nullptr;        // [batch, kv_heads]
+  Row* partials_ = nullptr;             // [tasks, query rows]
 };
 
 // Whether the first-level cache holds three blocks of a chunk's int8 K or V: the one that is read, the one
@@ -238,7 +252,11 @@ bool first_level_holds_blocks(int head_dim) {
 template <typename T, int kHeadDim>
 void run(const AttentionParams& params) {
   if constexpr (std::is_same_v<T, std::int8_t>)
-    if (first_level_holds_blocks(kHeadDim)) return DecodeAttention<T, kHeadDim, Level::kFirst>(params).run();
+    if (first_level_holds_blocks(kHeadDim)) {
+      if (params.heads == params.cache.kv_heads && params.q_len == 1)
+        return DecodeAttention<T, kHeadDim, Level::kOnce>(params).run();
+      return DecodeAttention<T, kHeadDim, Level::kFirst>(params).run();
+    }
   DecodeAttention<T, kHeadDim, Level::kSecond>(params).run();
 }
 
