@@ -53,18 +53,20 @@ Layer make_layer(std::int64_t batch, std::int64_t length, at::ScalarType dtype) 
   return {k, v, k_scale, v_scale};
 }
 
-// One behind the other, as the layers of a model's cache.
+// As in a model's cache: one behind the other, K beside V.
 std::vector<Layer> copies_of(const Layer& layer, std::int64_t count) {
-  std::vector<Layer> layers(static_cast<std::size_t>(count), layer);
-  const auto copy = [&](auto part) {
-    const at::Tensor all = at::stack(std::vector<at::Tensor>(layers.size(), part(layers[0])));
-    for (std::int64_t i = 0; i < count; ++i) part(layers[static_cast<std::size_t>(i)]) = all[i];
+  const auto copies = [&](const at::Tensor& k, const at::Tensor& v) {
+    return at::stack(std::vector<at::Tensor>(static_cast<std::size_t>(count), at::stack({k, v})));
   };
-  copy([](Layer& l) -> at::Tensor& { return l.k; });
-  copy([](Layer& l) -> at::Tensor& { return l.v; });
-  if (!layer.k_scale) return layers;
-  copy([](Layer& l) -> at::Tensor& { return *l.k_scale; });
-  copy([](Layer& l) -> at::Tensor& { return *l.v_scale; });
+  const at::Tensor rows = copies(layer.k, layer.v);
+  at::Tensor scales;
+  if (layer.k_scale) scales = copies(*layer.k_scale, *layer.v_scale);
+  std::vector<Layer> layers;
+  for (std::int64_t i = 0; i < count; ++i) {
+    Layer copy{rows[i][0], rows[i][1], {}, {}};
+    if (layer.k_scale) copy = {rows[i][0], rows[i][1], scales[i][0], scales[i][1]};
+    layers.push_back(std::move(copy));
+  }
   return layers;
 }
 
