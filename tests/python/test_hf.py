@@ -106,7 +106,9 @@ def assert_logits_of_sdpa(cache: str, name: str, attention: str, hidden: str, ch
     error = (got - want)[shown] / want[shown].std()
     # A value on the edge between two int8 codes may fall to either side. Rounding tokens that the judge does
     # not, or the other way round, changes the mean by twice what is allowed, and more.
-    most, mean = (1e-4, 1e-5) if settings["dtype"] == "model" else (3e-2, 2e-3)
+    most, mean = (1e-4, 1e-5) if settings["dtype"] == "model" else (2e-2, 2e-3)
+    if "residual_length" in settings:
+        most = 3e-2  # its tokens are rounded in turn, and each turn may meet such a value
     assert error.abs().max() <= most and error.square().mean().sqrt() <= mean
     assert fused.get_seq_length() == 60
 

@@ -155,6 +155,19 @@ def test_the_newest_tokens_stay_exact_until_the_older_half_is_rounded(capacity):
     assert_rounded_but_for_the_newest(layer, stored, 1)
 
 
+@pytest.mark.parametrize("residual_length", [0, 4])
+def test_no_tokens_change_nothing(residual_length):
+    layer = fused_cache("int8", residual_length=residual_length).layers[0]
+    for count in (5, 1, 1, 1):
+        layer.update(*new_tokens(count))
+        before = layer.keys, layer.values
+        layer.update(*new_tokens(0))
+        assert layer.attend(new_tokens(0)[0], None, None).shape == (BATCH, KV_HEADS, 0, HEAD_DIM)
+        torch.testing.assert_close((layer.keys, layer.values), before, atol=0, rtol=0)
+        k, v = layer.update(*new_tokens(0))
+        torch.testing.assert_close((k.clone(), v.clone()), before, atol=0, rtol=0)
+
+
 def test_a_residual_length_costs_the_bytes_of_its_tokens():
     code, float_ = (2 * BATCH * KV_HEADS * bytes_ for bytes_ in (HEAD_DIM + 4, 4 * HEAD_DIM))
     growing = fused_cache("int8", residual_length=8)

@@ -72,7 +72,7 @@ class StoredTokens:
         elif tokens > 1:
             self._move_on(0)
             self._grow_store(self._store_rows(length + tokens))
-        elif self.recent_count == self.recent.capacity:
+        elif tokens == 1 and self.recent_count == self.recent.capacity:
             self._move_on(self.residual_length // 2)
 
     def append(self, k: Tensor, v: Tensor) -> None:
@@ -167,7 +167,7 @@ class StoredTokens:
         elif tokens == 1:
             self.recent_seqlens = self.recent_seqlens + stored
             self.recent_count += 1
-        else:
+        elif tokens > 1:
             # The last ones are in the store as well; there the next to move on overwrite them.
             count = min(self.residual_length // 2, tokens)
             stored = torch.zeros_like(self.cache_seqlens) + stored
