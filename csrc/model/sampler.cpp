@@ -1,5 +1,6 @@
 #include "csrc/model/sampler.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -91,16 +92,22 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
 at::Tensor Sampler::sample(const at::Tensor& logits) {
   const at::Tensor rows = logits.to(at::kCPU, at::kFloat).contiguous();
   const std::int64_t vocab_size = rows.size(1);
+  const auto row = [&](std::int64_t b) { return rows.const_data_ptr<float>() + b * vocab_size; };
   at::Tensor tokens = at::empty({rows.size(0)}, at::TensorOptions().dtype(at::kLong));
-  for (std::int64_t b = 0; b < rows.size(0); ++b) {
-    const float* row = rows.const_data_ptr<float>() + b * vocab_size;
-    const auto [most, any_nan] = scan(row, vocab_size);
+  auto* token = tokens.mutable_data_ptr<std::int64_t>();
+  std::vector<Scan> scans(static_cast<std::size_t>(rows.size(0)));
+  at::parallel_for(0, rows.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t b = begin; b < end; ++b) {
+      scans[b] = scan(row(b), vocab_size);
+      token[b] = std::find(row(b), row(b) + vocab_size, scans[b].most) - row(b);
+    }
+  });
+  for (std::int64_t b = 0; b < rows.size(0); ++b) {  // in order, for the generator
+    const auto [most, any_nan] = scans[b];
     if (any_nan || !std::isfinite(most))
       throw std::invalid_argument("Sampler: expected finite logits, got NaN or infinity in row " +
                                   std::to_string(b) + " (are the weights damaged?)");
-    tokens.mutable_data_ptr<std::int64_t>()[b] = options_.temperature == 0.0
-                                                     ? std::find(row, row + vocab_size, most) - row
-                                                     : draw(row, most, vocab_size);
+    if (options_.temperature > 0.0) token[b] = draw(row(b), most, vocab_size);
   }
   return tokens;
 }

@@ -23,17 +23,18 @@ constexpr std::int64_t kTaskBytes = 200 << 10;
 constexpr std::int64_t kMostStretchBytes = 64 << 10;
 constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
 
-constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
-constexpr int kRowsAtOnce = 4;           // that share a weight in a register
+constexpr std::int64_t kMostRows = 256;            // that scratch holds; the next ones read the weights anew
+constexpr int kRowsAtOnce = kLanes == 16 ? 5 : 4;  // at most, that share a weight in a register
 // Of x; with more than these most products come from the caches, and streams gain nothing.
 constexpr std::int64_t kMostRowsByStreams = 12;
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
 // Of kRowsAtOnce rows of x, that the first-level cache holds beside weights. Longer ones are gone through in
-// stretches of so many inputs, each with all outputs of a task and up to so many rows.
+// stretches of so many inputs, each with all outputs of a task and up to so many groups of rows.
 constexpr std::int64_t kMostInputsAtOnce = 1536;
 constexpr std::int64_t kStretchInputs = 96;
-constexpr std::int64_t kStretchRows = 16;
+constexpr std::int64_t kStretchGroups = 4;
+constexpr std::int64_t kStretchRows = kStretchGroups * kRowsAtOnce;
 
 Vec activated(Vec x, Epilogue epilogue) {
   if (epilogue == Epilogue::kGeluTanh) return gelu_tanh(x);
@@ -70,16 +71,39 @@ inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inpu
   return inputs.rounded.codes;
 }
 
-// What the group of rows from `first` on fetches of the next task's weights: of `count` from `next` on, with
-// as many of its own, `outputs` at once; half a line or more in each step of the products. Groups take
-// shares, so that memory is read all the while.
+// Rows in as few groups as may be, of kRowsAtOnce at most; their numbers differ by one at most.
+struct RowGroups {
+  std::int64_t rows;
+  std::int64_t count = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+
+  std::int64_t begin(std::int64_t group) const { return rows * group / count; }
+};
+
+// Calls f with a constant: how many rows the group has.
+template <int kMost = kRowsAtOnce, typename F>
+void with_rows(const RowGroups& groups, std::int64_t group, F&& f) {
+  if constexpr (kMost > 1) {
+    if (groups.begin(group + 1) - groups.begin(group) < kMost) return with_rows<kMost - 1>(groups, group, f);
+  }
+  f(std::integral_constant<int, kMost>{});
+}
+
+// Whether groups of rows fetch the next task's weights. Where there is but one, four streams of floats are
+// left to the hardware, which reads them faster.
 template <typename W>
-Ahead share_of_next_task(const LinearParams& p, std::int64_t first, int outputs, const W* next,
+bool fetches(const RowGroups& groups) {
+  return groups.count > 1 || kOutputsAtOnce < 4 || std::is_same_v<W, std::int8_t>;
+}
+
+// What a group of rows fetches of the next task's weights: of `count` from `next` on, with as many of its
+// own, `outputs` at once; half a line or more in each step of the products. Groups take shares, so that
+// memory is read all the while.
+template <typename W>
+Ahead share_of_next_task(std::int64_t groups, std::int64_t group, int outputs, const W* next,
                          std::int64_t count) {
   const auto* data = reinterpret_cast<const char*>(next);
   constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
   const std::int64_t step = outputs * kStepElements<W> * kElement;
-  const std::int64_t groups = (p.rows + kRowsAtOnce - 1) / kRowsAtOnce, group = first / kRowsAtOnce;
   const std::int64_t most_shares = std::max<std::int64_t>(step / (kCacheLine / 2), 1);
   const std::int64_t every = (groups + most_shares - 1) / most_shares;  // of the groups one fetches
   if (group % every != 0) return {data, 0};
@@ -87,17 +111,18 @@ Ahead share_of_next_task(const LinearParams& p, std::int64_t first, int outputs,
   return {data + count * kElement * share / shares, step / shares};
 }
 
-// Outputs [begin, end) of rows [first, first + kRows), without bias and the scales of codes:
+// Outputs [begin, end) of a group of kRows rows, without bias and the scales of codes:
 // sums[row][output - begin]. kStreams: read as kOutputs streams far from each other, each in the order of
 // memory; else weight rows that are neighbours share a tile.
 template <int kRows, int kOutputs, bool kStreams, typename W>
-void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t first, std::int64_t begin,
-              std::int64_t end, float (*sums)[kOutputsPerTask]) {
+void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups& groups, std::int64_t group,
+              std::int64_t begin, std::int64_t end, float (*sums)[kOutputsPerTask]) {
   const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
-  const auto* x = rows_for(weight, inputs) + first * inputs.stride;
+  const auto* x = rows_for(weight, inputs) + groups.begin(group) * inputs.stride;
   const std::int64_t count = end - begin, tiles = count / kOutputs;
   Ahead ahead;
-  if (kOutputs > 1) ahead = share_of_next_task<W>(p, first, kOutputs, weight + count * p.in, kOutputs * p.in);
+  if (kOutputs > 1 && fetches<W>(groups))
+    ahead = share_of_next_task(groups.count, group, kOutputs, weight + count * p.in, kOutputs * p.in);
   for (std::int64_t t = 0; t < tiles; ++t) {
     float tile[kRows][kOutputs];
     if constexpr (kStreams)
@@ -143,26 +168,16 @@ void multiply_int4(const LinearParams& p, const LinearInputs& inputs, std::int64
 
 // Which of the two, and how.
 template <int kRows, typename W>
-void multiply(const LinearParams& p, const LinearInputs& inputs, std::int64_t first, std::int64_t begin,
-              std::int64_t end, float (*sums)[kOutputsPerTask]) {
+void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups& groups, std::int64_t group,
+              std::int64_t begin, std::int64_t end, float (*sums)[kOutputsPerTask]) {
   if constexpr (std::is_same_v<W, Int4Weight>)
-    multiply_int4<kRows>(p, inputs, first, begin, end, sums);
+    multiply_int4<kRows>(p, inputs, groups.begin(group), begin, end, sums);
   else if constexpr (kRows == 1)
-    multiply<kRows, 1, false, W>(p, inputs, first, begin, end, sums);
+    multiply<kRows, 1, false, W>(p, inputs, groups, group, begin, end, sums);
   else if (p.rows <= kMostRowsByStreams)
-    multiply<kRows, kOutputsAtOnce, true, W>(p, inputs, first, begin, end, sums);
+    multiply<kRows, kOutputsAtOnce, true, W>(p, inputs, groups, group, begin, end, sums);
   else
-    multiply<kRows, kOutputsAtOnce, false, W>(p, inputs, first, begin, end, sums);
-}
-
-// Calls f with as many rows as there are, kRows or half of them or ...; returns how many.
-template <int kRows, typename F>
-std::int64_t with_rows(std::int64_t rows, F&& f) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) return with_rows<kRows / 2>(rows, f);
-  }
-  f(std::integral_constant<int, kRows>{});
-  return kRows;
+    multiply<kRows, kOutputsAtOnce, false, W>(p, inputs, groups, group, begin, end, sums);
 }
 
 // Has the lines of outputs [begin, end) of rows [first, last) fetched, so that storing does not wait for
@@ -179,14 +194,15 @@ std::int64_t with_rows(std::int64_t rows, F&& f) {
 template <typename W>
 void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin, std::int64_t end) {
   alignas(64) float sums[kRowsAtOnce][kOutputsPerTask] = {};
-  // Rows in groups: for all but the first the weights come from the caches.
-  for (std::int64_t first = 0; first < p.rows;) {
-    expect_outputs(p, first, std::min(first + kRowsAtOnce, p.rows), begin, end);
-    const std::int64_t count = with_rows<kRowsAtOnce>(
-        p.rows - first, [&](auto rows) { multiply<rows, W>(p, inputs, first, begin, end, sums); });
-    for (std::int64_t row = 0; row < count; ++row)
-      finish(p, inputs, first + row, begin, end - begin, sums[row]);
-    first += count;
+  // For all groups but the first the weights come from the caches.
+  const RowGroups groups{p.rows};
+  for (std::int64_t group = 0; group < groups.count; ++group) {
+    const std::int64_t first = groups.begin(group), last = groups.begin(group + 1);
+    expect_outputs(p, first, last, begin, end);
+    with_rows(groups, group,
+              [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
+    for (std::int64_t row = first; row < last; ++row)
+      finish(p, inputs, row, begin, end - begin, sums[row - first]);
   }
 }
 
@@ -205,23 +221,26 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
   alignas(64) float sums[kStretchRows][kOutputsPerTask];
   const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
   const std::int64_t count = end - begin, tiles = count / kOutputsAtOnce;
-  for (std::int64_t first = 0; first < p.rows; first += kStretchRows) {
-    const std::int64_t last = std::min(first + kStretchRows, p.rows);
+  const RowGroups groups{p.rows};
+  for (std::int64_t first_group = 0; first_group < groups.count; first_group += kStretchGroups) {
+    const std::int64_t last_group = std::min(first_group + kStretchGroups, groups.count);
+    const std::int64_t first = groups.begin(first_group), last = groups.begin(last_group);
     expect_outputs(p, first, last, begin, end);
     std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
-    Ahead shares[kStretchRows / kRowsAtOnce];  // as beside the first tile's first stretch
+    Ahead shares[kStretchGroups];  // as beside the first tile's first stretch
     for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
       const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
       if (i == 0 || stretch < kStretchInputs)  // seldom: divisions take as long as products
-        for (std::int64_t row = first; row < last; row += kRowsAtOnce)
-          shares[(row - first) / kRowsAtOnce] =
-              share_of_next_task(p, row, kOutputsAtOnce, weight + count * p.in, stretch * kOutputsAtOnce);
+        for (std::int64_t group = first_group; group < last_group; ++group)
+          shares[group - first_group] = share_of_next_task(groups.count, group, kOutputsAtOnce,
+                                                           weight + count * p.in, stretch * kOutputsAtOnce);
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t tile = t * kOutputsAtOnce * p.in;
         const std::int64_t fetched = (tile + i * kOutputsAtOnce) * static_cast<std::int64_t>(sizeof(W));
-        for (std::int64_t row = first; row < last;)
-          row += with_rows<kRowsAtOnce>(last - row, [&](auto rows) {
-            const Ahead& share = shares[(row - first) / kRowsAtOnce];
+        for (std::int64_t group = first_group; group < last_group; ++group)
+          with_rows(groups, group, [&](auto rows) {
+            const std::int64_t row = groups.begin(group);
+            const Ahead& share = shares[group - first_group];
             go_on<rows>(weight + tile + i, p.in, inputs.values + row * inputs.stride + i, inputs.stride,
                         stretch, LineAhead{share.data + fetched, share.step}, chains[t] + (row - first));
           });

@@ -47,7 +47,7 @@ TEST_P(Linear, RowsAndSizes) {
                                          : std::vector<std::int64_t>{1, 16, 72, 100, 768})
           check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .weight_format = format});
   for (const DType dtype : kDtypes)
-    for (const std::int64_t rows : {12, 13, 35})
+    for (const std::int64_t rows : {6, 7, 12, 13, 35})
       for (const std::int64_t in : {1544, 1552, 3072})  // longer than the caches nearest to a core hold
         for (const std::int64_t out_size : {9, 70})
           check({.dtype = dtype, .rows = rows, .in = in, .out_size = out_size});
