@@ -25,16 +25,17 @@ constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a
 
 constexpr std::int64_t kMostRows = 256;            // that scratch holds; the next ones read the weights anew
 constexpr int kRowsAtOnce = kLanes == 16 ? 5 : 4;  // at most, that share a weight in a register
-// Of x; with more than these most products come from the caches, and streams gain nothing.
-constexpr std::int64_t kMostRowsByStreams = 12;
+// Of rows; with more than these most products come from the caches, and streams gain nothing.
+constexpr std::int64_t kMostGroupsByStreams = 3;
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
-// Of kRowsAtOnce rows of x, that the first-level cache holds beside weights. Longer ones are gone through in
-// stretches of so many inputs, each with all outputs of a task and up to so many groups of rows.
+// Of a group of rows of x, that the first-level cache holds beside weights. Longer ones are gone through in
+// stretches of so many inputs, each with all outputs of a task and up to so many rows, by fours: other groups
+// take as long or longer.
 constexpr std::int64_t kMostInputsAtOnce = 1536;
 constexpr std::int64_t kStretchInputs = 96;
-constexpr std::int64_t kStretchGroups = 4;
-constexpr std::int64_t kStretchRows = kStretchGroups * kRowsAtOnce;
+constexpr std::int64_t kStretchRows = 16;
+constexpr int kStretchGroupRows = 4;
 
 Vec activated(Vec x, Epilogue epilogue) {
   if (epilogue == Epilogue::kGeluTanh) return gelu_tanh(x);
@@ -79,11 +80,11 @@ struct RowGroups {
   std::int64_t begin(std::int64_t group) const { return rows * group / count; }
 };
 
-// Calls f with a constant: how many rows the group has.
-template <int kMost = kRowsAtOnce, typename F>
-void with_rows(const RowGroups& groups, std::int64_t group, F&& f) {
+// Calls f with a constant: `rows`, or kMost if that is less.
+template <int kMost, typename F>
+void with_rows(std::int64_t rows, F&& f) {
   if constexpr (kMost > 1) {
-    if (groups.begin(group + 1) - groups.begin(group) < kMost) return with_rows<kMost - 1>(groups, group, f);
+    if (rows < kMost) return with_rows<kMost - 1>(rows, f);
   }
   f(std::integral_constant<int, kMost>{});
 }
@@ -174,7 +175,7 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
     multiply_int4<kRows>(p, inputs, groups.begin(group), begin, end, sums);
   else if constexpr (kRows == 1)
     multiply<kRows, 1, false, W>(p, inputs, groups, group, begin, end, sums);
-  else if (p.rows <= kMostRowsByStreams)
+  else if (groups.count <= kMostGroupsByStreams)
     multiply<kRows, kOutputsAtOnce, true, W>(p, inputs, groups, group, begin, end, sums);
   else
     multiply<kRows, kOutputsAtOnce, false, W>(p, inputs, groups, group, begin, end, sums);
@@ -199,8 +200,8 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
   for (std::int64_t group = 0; group < groups.count; ++group) {
     const std::int64_t first = groups.begin(group), last = groups.begin(group + 1);
     expect_outputs(p, first, last, begin, end);
-    with_rows(groups, group,
-              [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
+    with_rows<kRowsAtOnce>(last - first,
+                           [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
     for (std::int64_t row = first; row < last; ++row)
       finish(p, inputs, row, begin, end - begin, sums[row - first]);
   }
@@ -208,8 +209,8 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
 
 // Whether rows of x go by stretches of their inputs. With shorter vectors products take longer than x does.
 bool goes_by_stretches(const LinearParams& p) {
-  return kLanes == 16 && p.weight_format == WeightFormat::kFloat && p.rows > kMostRowsByStreams &&
-         p.in > kMostInputsAtOnce && p.in % kLanes == 0;
+  return kLanes == 16 && p.weight_format == WeightFormat::kFloat &&
+         p.rows > kStretchRows - kStretchGroupRows && p.in > kMostInputsAtOnce && p.in % kLanes == 0;
 }
 
 // A task whose sums are put by and taken up again from stretch to stretch of the inputs, so that x stays in
@@ -221,26 +222,25 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
   alignas(64) float sums[kStretchRows][kOutputsPerTask];
   const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
   const std::int64_t count = end - begin, tiles = count / kOutputsAtOnce;
-  const RowGroups groups{p.rows};
-  for (std::int64_t first_group = 0; first_group < groups.count; first_group += kStretchGroups) {
-    const std::int64_t last_group = std::min(first_group + kStretchGroups, groups.count);
-    const std::int64_t first = groups.begin(first_group), last = groups.begin(last_group);
+  const std::int64_t groups = (p.rows + kStretchGroupRows - 1) / kStretchGroupRows;
+  for (std::int64_t first = 0; first < p.rows; first += kStretchRows) {
+    const std::int64_t last = std::min(first + kStretchRows, p.rows);
     expect_outputs(p, first, last, begin, end);
     std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
-    Ahead shares[kStretchGroups];  // as beside the first tile's first stretch
+    Ahead shares[kStretchRows / kStretchGroupRows];  // as beside the first tile's first stretch
     for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
       const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
       if (i == 0 || stretch < kStretchInputs)  // seldom: divisions take as long as products
-        for (std::int64_t group = first_group; group < last_group; ++group)
-          shares[group - first_group] = share_of_next_task(groups.count, group, kOutputsAtOnce,
-                                                           weight + count * p.in, stretch * kOutputsAtOnce);
+        for (std::int64_t row = first; row < last; row += kStretchGroupRows)
+          shares[(row - first) / kStretchGroupRows] =
+              share_of_next_task(groups, row / kStretchGroupRows, kOutputsAtOnce, weight + count * p.in,
+                                 stretch * kOutputsAtOnce);
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t tile = t * kOutputsAtOnce * p.in;
         const std::int64_t fetched = (tile + i * kOutputsAtOnce) * static_cast<std::int64_t>(sizeof(W));
-        for (std::int64_t group = first_group; group < last_group; ++group)
-          with_rows(groups, group, [&](auto rows) {
-            const std::int64_t row = groups.begin(group);
-            const Ahead& share = shares[group - first_group];
+        for (std::int64_t row = first; row < last; row += kStretchGroupRows)
+          with_rows<kStretchGroupRows>(last - row, [&](auto rows) {
+            const Ahead& share = shares[(row - first) / kStretchGroupRows];
             go_on<rows>(weight + tile + i, p.in, inputs.values + row * inputs.stride + i, inputs.stride,
                         stretch, LineAhead{share.data + fetched, share.step}, chains[t] + (row - first));
           });
