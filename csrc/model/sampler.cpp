@@ -1,16 +1,16 @@
 #include "csrc/model/sampler.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "csrc/ops/cpu_step.h"
 
 namespace kvfuse {
 namespace {
@@ -18,28 +18,6 @@ namespace {
 void expect(bool holds, const char* rule, double got) {
   if (!holds)
     throw std::invalid_argument("Sampler: expected " + std::string(rule) + ", got " + std::to_string(got));
-}
-
-// The largest logit that is a number, and whether all are. Lanes side by side, as one vector instruction does
-// them.
-struct Scan {
-  float most;
-  bool any_nan;
-};
-Scan scan(const float* logits, std::int64_t count) {
-  constexpr std::int64_t kLanes = 16;
-  float most[kLanes];
-  int nan[kLanes] = {};
-  std::fill_n(most, kLanes, -std::numeric_limits<float>::infinity());
-  const auto see = [&](std::int64_t lane, float x) {
-    most[lane] = x > most[lane] ? x : most[lane];
-    nan[lane] |= x != x ? 1 : 0;
-  };
-  std::int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) see(lane, logits[i + lane]);
-  for (; i < count; ++i) see(0, logits[i]);
-  return {*std::max_element(most, most + kLanes), *std::max_element(nan, nan + kLanes) != 0};
 }
 
 // A token and its probability in units that add up without rounding: sums do not depend on their order. A
@@ -92,22 +70,16 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
 at::Tensor Sampler::sample(const at::Tensor& logits) {
   const at::Tensor rows = logits.to(at::kCPU, at::kFloat).contiguous();
   const std::int64_t vocab_size = rows.size(1);
-  const auto row = [&](std::int64_t b) { return rows.const_data_ptr<float>() + b * vocab_size; };
+  const auto* logit = rows.const_data_ptr<float>();
   at::Tensor tokens = at::empty({rows.size(0)}, at::TensorOptions().dtype(at::kLong));
   auto* token = tokens.mutable_data_ptr<std::int64_t>();
-  std::vector<Scan> scans(static_cast<std::size_t>(rows.size(0)));
-  at::parallel_for(0, rows.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t b = begin; b < end; ++b) {
-      scans[b] = scan(row(b), vocab_size);
-      token[b] = std::find(row(b), row(b) + vocab_size, scans[b].most) - row(b);
-    }
-  });
-  for (std::int64_t b = 0; b < rows.size(0); ++b) {  // in order, for the generator
-    const auto [most, any_nan] = scans[b];
-    if (any_nan || !std::isfinite(most))
+  std::vector<float> most(static_cast<std::size_t>(rows.size(0)));
+  ops::cpu_find_largest({logit, most.data(), token, rows.size(0), vocab_size});
+  for (std::int64_t b = 0; b < rows.size(0); ++b) {
+    if (!std::isfinite(most[b]))
       throw std::invalid_argument("Sampler: expected finite logits, got NaN or infinity in row " +
                                   std::to_string(b) + " (are the weights damaged?)");
-    if (options_.temperature > 0.0) token[b] = draw(row(b), most, vocab_size);
+    if (options_.temperature > 0.0) token[b] = draw(logit + b * vocab_size, most[b], vocab_size);
   }
   return tokens;
 }

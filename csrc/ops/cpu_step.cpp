@@ -25,6 +25,8 @@ void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase) {
 
 void cpu_linear(const LinearParams& params) { cpu::linear(params); }
 
+void cpu_find_largest(const LargestParams& params) { cpu::find_largest(params); }
+
 std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes) { return cpu::read_memory(data, bytes); }
 
 }  // namespace kvfuse::ops

@@ -1,9 +1,10 @@
-// The CPU's decode step, its products and what they are bounded by, for code outside of libkvfuse_ops.so,
+// The CPU's decode step, its parts and what they are bounded by, for code outside of libkvfuse_ops.so,
 // which holds the kernels. Includes nothing of torch.
 #pragma once
 
 #include "csrc/ops/export.h"
 #include "kernels/decode_step.h"
+#include "kernels/largest.h"
 #include "kernels/linear.h"
 
 namespace kvfuse::ops {
@@ -12,6 +13,8 @@ namespace kvfuse::ops {
 KVFUSE_OPS_API void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase);
 
 KVFUSE_OPS_API void cpu_linear(const LinearParams& params);  // cpu::linear
+
+KVFUSE_OPS_API void cpu_find_largest(const LargestParams& params);  // cpu::find_largest
 
 KVFUSE_OPS_API std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes);  // cpu::read_memory
 

@@ -41,6 +41,7 @@ void kv_append(const AppendParams& params) { kernels().kv_append(params); }
 void quantize_kv(const QuantizeParams& params) { kernels().quantize_kv(params); }
 void dequantize_kv(const DequantizeParams& params) { kernels().dequantize_kv(params); }
 void linear(const LinearParams& params) { kernels().linear(params); }
+void find_largest(const LargestParams& params) { kernels().find_largest(params); }
 std::optional<std::int64_t> quantize_weight(const QuantizeWeightParams& params) {
   return kernels().quantize_weight(params);
 }

@@ -1,6 +1,7 @@
 // The CPU kernels on every instruction set of this machine, against the double-precision twins.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -12,6 +13,7 @@
 #include "kernels/half.h"
 #include "kernels/head_dims.h"
 #include "kernels/kv_quant.h"
+#include "kernels/largest.h"
 #include "kernels/reference/reference.h"
 #include "tests/cpp/attention_fixture.h"
 #include "tests/cpp/isa_fixture.h"
@@ -236,6 +238,39 @@ TEST_P(Kernels, TinyRowsKeepTheirValues) {
   EXPECT_GT(scale, 0.0F);
   EXPECT_EQ(codes[0], 127);
   EXPECT_EQ(codes[3], -127);
+}
+
+void expect_largest(const std::vector<float>& values, std::int64_t row_size) {
+  const auto rows = static_cast<std::int64_t>(values.size()) / row_size;
+  std::vector<float> largest(static_cast<std::size_t>(rows));
+  std::vector<std::int64_t> index(largest.size());
+  cpu::find_largest({values.data(), largest.data(), index.data(), rows, row_size});
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const auto begin = values.begin() + row * row_size, end = begin + row_size;
+    const bool spoilt = std::any_of(begin, end, [](float x) { return std::isnan(x) || x == INFINITY; });
+    const auto most = std::max_element(begin, end);
+    EXPECT_EQ(std::isnan(largest[row]), spoilt) << "row " << row << " of " << row_size;
+    if (spoilt) continue;
+    EXPECT_EQ(largest[row], *most) << "row " << row << " of " << row_size;
+    EXPECT_EQ(index[row], most - begin) << "row " << row << " of " << row_size;
+  }
+}
+
+TEST_P(Kernels, FindsTheFirstLargestOfARow) {
+  std::mt19937 random(7);
+  for (const std::int64_t row_size : {1, 7, 16, 511, 512, 513, 1500, 50257})
+    for (const std::int64_t rows : {1, 2, 33}) {
+      std::vector<float> values(static_cast<std::size_t>(rows * row_size));
+      for (float& value : values) value = static_cast<float>(random() % 1000) - 700.0F;  // many equals
+      expect_largest(values, row_size);
+      for (float& value : values) value -= 1000.0F;  // all negative
+      for (const float odd : {-INFINITY, INFINITY, kNan}) {
+        std::vector<float> some = values;
+        some[0] = some[static_cast<std::size_t>(row_size - 1)] = some[some.size() - 1] = odd;
+        expect_largest(some, row_size);
+      }
+    }
+  expect_largest(std::vector<float>(600, -INFINITY), 600);
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, Kernels, test::every_isa(), test::isa_of);
