@@ -238,12 +238,19 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t tile = t * kOutputsAtOnce * p.in;
         const std::int64_t fetched = (tile + i * kOutputsAtOnce) * static_cast<std::int64_t>(sizeof(W));
-        for (std::int64_t row = first; row < last; row += kStretchGroupRows)
-          with_rows<kStretchGroupRows>(last - row, [&](auto rows) {
-            const Ahead& share = shares[(row - first) / kStretchGroupRows];
-            go_on<rows>(weight + tile + i, p.in, inputs.values + row * inputs.stride + i, inputs.stride,
-                        stretch, LineAhead{share.data + fetched, share.step}, chains[t] + (row - first));
+        const W* w = weight + tile + i;
+        const float* x = inputs.values + first * inputs.stride + i;
+        const Ahead* share = shares;
+        auto* sum = chains[t];
+        for (std::int64_t left = last - first; left > 0; left -= kStretchGroupRows) {
+          with_rows<kStretchGroupRows>(left, [&](auto rows) {
+            go_on<rows>(w, p.in, x, inputs.stride, stretch, LineAhead{share->data + fetched, share->step},
+                        sum);
           });
+          x += kStretchGroupRows * inputs.stride;
+          sum += kStretchGroupRows;
+          ++share;
+        }
       }
     }
     for (std::int64_t t = 0; t < tiles; ++t) {

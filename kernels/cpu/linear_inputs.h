@@ -14,9 +14,9 @@ namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 constexpr std::int64_t kInputsPerWorker = 16 << 10;  // 4 us of work; waking a thread takes 1 us or more
 
 constexpr std::int64_t padded(std::int64_t count) { return (count + 63) / 64 * 64; }
-// Of rows of x: a line more than they need, or those of a power of two would meet in the same lines of the
-// cache.
-constexpr std::int64_t stride_of(std::int64_t in) { return padded(in) + 16; }
+// Of rows of x: two lines of floats, or one of 16-bit codes, more than they need, or rows of a power of two
+// would meet in the same lines of the cache.
+constexpr std::int64_t stride_of(std::int64_t in) { return padded(in) + 32; }
 // Of rows of 8-bit codes of x: whole steps of the products, and a line.
 constexpr std::int64_t int4_stride_of(std::int64_t in) {
   constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
