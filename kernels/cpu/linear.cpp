@@ -4,6 +4,7 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
+#include <span>
 #include <type_traits>
 
 #include "kernels/cpu/gelu.h"
@@ -23,19 +24,20 @@ constexpr std::int64_t kTaskBytes = 200 << 10;
 constexpr std::int64_t kMostStretchBytes = 64 << 10;
 constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
 
-constexpr std::int64_t kMostRows = 256;            // that scratch holds; the next ones read the weights anew
-constexpr int kRowsAtOnce = kLanes == 16 ? 5 : 4;  // at most, that share a weight in a register
+constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
+// At most, that share a weight in a register; beside INT4, and beside float32 from the caches, one more.
+constexpr int kRowsAtOnce = kLanes == 16 ? 5 : 4;
+constexpr int kMostRowsAtOnce = kLanes == 16 ? 6 : 4;
 // Of rows; with more than these most products come from the caches, and streams gain nothing.
-constexpr std::int64_t kMostGroupsByStreams = 3;
+constexpr std::int64_t kMostRowsByStreams = 12;
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
 // Of a group of rows of x, that the first-level cache holds beside weights. Longer ones are gone through in
-// stretches of so many inputs, each with all outputs of a task and up to so many rows, by fours: other groups
-// take as long or longer.
+// stretches of so many inputs, each with all outputs of a task and up to so many groups of rows.
 constexpr std::int64_t kMostInputsAtOnce = 1536;
 constexpr std::int64_t kStretchInputs = 96;
-constexpr std::int64_t kStretchRows = 16;
-constexpr int kStretchGroupRows = 4;
+constexpr std::int64_t kStretchGroups = 3;
+constexpr std::int64_t kStretchRows = kStretchGroups * kMostRowsAtOnce;
 
 Vec activated(Vec x, Epilogue epilogue) {
   if (epilogue == Epilogue::kGeluTanh) return gelu_tanh(x);
@@ -72,10 +74,19 @@ inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inpu
   return inputs.rounded.codes;
 }
 
-// Rows in as few groups as may be, of kRowsAtOnce at most; their numbers differ by one at most.
+// Rows in as few groups as may be, of `most` at most; their numbers differ by one at most.
 struct RowGroups {
   std::int64_t rows;
-  std::int64_t count = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+  int most;
+  std::int64_t count = (rows + most - 1) / most;
+
+  // Beside weights of type W.
+  template <typename W>
+  static RowGroups of(std::int64_t rows) {
+    const bool floats_from_caches = std::is_same_v<W, float> && rows > kMostRowsByStreams;
+    const bool most = std::is_same_v<W, Int4Weight> || floats_from_caches;
+    return {rows, most ? kMostRowsAtOnce : kRowsAtOnce};
+  }
 
   std::int64_t begin(std::int64_t group) const { return rows * group / count; }
 };
@@ -107,7 +118,7 @@ Ahead share_of_next_task(std::int64_t groups, std::int64_t group, int outputs, c
   const std::int64_t step = outputs * kStepElements<W> * kElement;
   const std::int64_t most_shares = std::max<std::int64_t>(step / (kCacheLine / 2), 1);
   const std::int64_t every = (groups + most_shares - 1) / most_shares;  // of the groups one fetches
-  if (group % every != 0) return {data, 0};
+  if (group < 0 || group % every != 0) return {data, 0};
   const std::int64_t shares = (groups + every - 1) / every, share = group / every;
   return {data + count * kElement * share / shares, step / shares};
 }
@@ -121,15 +132,27 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
   const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
   const auto* x = rows_for(weight, inputs) + groups.begin(group) * inputs.stride;
   const std::int64_t count = end - begin, tiles = count / kOutputs;
+  constexpr int kStepBytes = kOutputs * static_cast<int>(kStepElements<W> * sizeof(W));
+  constexpr int kMostLines = std::max(kStepBytes / static_cast<int>(kCacheLine), 1);
   Ahead ahead;
   if (kOutputs > 1 && fetches<W>(groups))
     ahead = share_of_next_task(groups.count, group, kOutputs, weight + count * p.in, kOutputs * p.in);
   for (std::int64_t t = 0; t < tiles; ++t) {
     float tile[kRows][kOutputs];
-    if constexpr (kStreams)
-      products_apart(weight + t * p.in, tiles * p.in, x, inputs.stride, p.in, ahead, tile);
-    else
-      products(weight + t * kOutputs * p.in, x, inputs.stride, p.in, LineAhead{ahead.data, ahead.step}, tile);
+    if constexpr (kStreams) {
+      const W* rows = weight + t * p.in;
+      const LinesAhead<kMostLines> lines{ahead.data, ahead.step};
+      if (kMostLines > 2 && ahead.step == 0)
+        products_apart(rows, tiles * p.in, x, inputs.stride, p.in, NothingAhead{}, tile);
+      else
+        products_apart(rows, tiles * p.in, x, inputs.stride, p.in, lines, tile);
+    } else {
+      const W* rows = weight + t * kOutputs * p.in;
+      if (kMostLines <= 2 || ahead.step <= kCacheLine)
+        products(rows, x, inputs.stride, p.in, LinesAhead<1>{ahead.data, ahead.step}, tile);
+      else
+        products(rows, x, inputs.stride, p.in, LinesAhead<2>{ahead.data, ahead.step}, tile);
+    }
     if (kOutputs > 1) ahead.data += kOutputs * p.in * static_cast<std::int64_t>(sizeof(W));
     for (int row = 0; row < kRows; ++row)
       for (int i = 0; i < kOutputs; ++i)
@@ -175,7 +198,7 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
     multiply_int4<kRows>(p, inputs, groups.begin(group), begin, end, sums);
   else if constexpr (kRows == 1)
     multiply<kRows, 1, false, W>(p, inputs, groups, group, begin, end, sums);
-  else if (groups.count <= kMostGroupsByStreams)
+  else if (p.rows <= kMostRowsByStreams)
     multiply<kRows, kOutputsAtOnce, true, W>(p, inputs, groups, group, begin, end, sums);
   else
     multiply<kRows, kOutputsAtOnce, false, W>(p, inputs, groups, group, begin, end, sums);
@@ -194,14 +217,14 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
 
 template <typename W>
 void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin, std::int64_t end) {
-  alignas(64) float sums[kRowsAtOnce][kOutputsPerTask] = {};
+  alignas(64) float sums[kMostRowsAtOnce][kOutputsPerTask] = {};
   // For all groups but the first the weights come from the caches.
-  const RowGroups groups{p.rows};
+  const auto groups = RowGroups::of<W>(p.rows);
   for (std::int64_t group = 0; group < groups.count; ++group) {
     const std::int64_t first = groups.begin(group), last = groups.begin(group + 1);
     expect_outputs(p, first, last, begin, end);
-    with_rows<kRowsAtOnce>(last - first,
-                           [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
+    with_rows<kMostRowsAtOnce>(
+        last - first, [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
     for (std::int64_t row = first; row < last; ++row)
       finish(p, inputs, row, begin, end - begin, sums[row - first]);
   }
@@ -209,8 +232,8 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
 
 // Whether rows of x go by stretches of their inputs. With shorter vectors products take longer than x does.
 bool goes_by_stretches(const LinearParams& p) {
-  return kLanes == 16 && p.weight_format == WeightFormat::kFloat &&
-         p.rows > kStretchRows - kStretchGroupRows && p.in > kMostInputsAtOnce && p.in % kLanes == 0;
+  return kLanes == 16 && p.weight_format == WeightFormat::kFloat && p.rows > kMostRowsByStreams &&
+         p.in > kMostInputsAtOnce && p.in % kLanes == 0;
 }
 
 // A task whose sums are put by and taken up again from stretch to stretch of the inputs, so that x stays in
@@ -222,35 +245,37 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
   alignas(64) float sums[kStretchRows][kOutputsPerTask];
   const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
   const std::int64_t count = end - begin, tiles = count / kOutputsAtOnce;
-  const std::int64_t groups = (p.rows + kStretchGroupRows - 1) / kStretchGroupRows;
-  for (std::int64_t first = 0; first < p.rows; first += kStretchRows) {
-    const std::int64_t last = std::min(first + kStretchRows, p.rows);
+  const auto groups = RowGroups::of<W>(p.rows);
+  // Of three groups the first, whose products miss the most, fetches nothing.
+  const std::int64_t idle = groups.count == kStretchGroups ? 1 : 0;
+  for (std::int64_t first_group = 0; first_group < groups.count; first_group += kStretchGroups) {
+    const std::int64_t last_group = std::min(first_group + kStretchGroups, groups.count);
+    const std::int64_t first = groups.begin(first_group), last = groups.begin(last_group);
     expect_outputs(p, first, last, begin, end);
     std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
-    Ahead shares[kStretchRows / kStretchGroupRows];  // as beside the first tile's first stretch
+    struct Group {
+      std::int64_t first;
+      std::int64_t rows;
+      Ahead share;  // as beside the first tile's first stretch
+    } parts[kStretchGroups];
+    for (std::int64_t g = first_group; g < last_group; ++g)
+      parts[g - first_group] = {groups.begin(g) - first, groups.begin(g + 1) - groups.begin(g), {}};
     for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
       const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
       if (i == 0 || stretch < kStretchInputs)  // seldom: divisions take as long as products
-        for (std::int64_t row = first; row < last; row += kStretchGroupRows)
-          shares[(row - first) / kStretchGroupRows] =
-              share_of_next_task(groups, row / kStretchGroupRows, kOutputsAtOnce, weight + count * p.in,
-                                 stretch * kOutputsAtOnce);
+        for (std::int64_t g = first_group; g < last_group; ++g)
+          parts[g - first_group].share = share_of_next_task(groups.count - idle, g - idle, kOutputsAtOnce,
+                                                            weight + count * p.in, stretch * kOutputsAtOnce);
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t tile = t * kOutputsAtOnce * p.in;
         const std::int64_t fetched = (tile + i * kOutputsAtOnce) * static_cast<std::int64_t>(sizeof(W));
         const W* w = weight + tile + i;
         const float* x = inputs.values + first * inputs.stride + i;
-        const Ahead* share = shares;
-        auto* sum = chains[t];
-        for (std::int64_t left = last - first; left > 0; left -= kStretchGroupRows) {
-          with_rows<kStretchGroupRows>(left, [&](auto rows) {
-            go_on<rows>(w, p.in, x, inputs.stride, stretch, LineAhead{share->data + fetched, share->step},
-                        sum);
+        for (const Group& part : std::span(parts, last_group - first_group))
+          with_rows<kMostRowsAtOnce>(part.rows, [&](auto rows) {
+            go_on<rows>(w, p.in, x + part.first * inputs.stride, inputs.stride, stretch,
+                        LinesAhead<2>{part.share.data + fetched, part.share.step}, chains[t] + part.first);
           });
-          x += kStretchGroupRows * inputs.stride;
-          sum += kStretchGroupRows;
-          ++share;
-        }
       }
     }
     for (std::int64_t t = 0; t < tiles; ++t) {
