@@ -15,9 +15,10 @@ namespace kvfuse::bench {
 
 class PreparedModels {
  public:
-  // Prepares `own` for each of the strategies (csrc/model/prepared_weights) and lets go of it: what no
-  // version runs is not held. Throws what that threw, except for strategies that fit layers.
-  PreparedModels(const Gpt2Weights& own, const std::vector<const Strategy*>& strategies,
+  // Prepares `own`, whose memory nobody else may use, for each of the strategies
+  // (csrc/model/prepared_weights), and packs what is left in floating point (csrc/model/packed_weights): what
+  // no version runs is not held. Throws what that threw, except for strategies that fit layers.
+  PreparedModels(Gpt2Weights own, const std::vector<const Strategy*>& strategies,
                  const Transforms& transforms, const at::Tensor& calibration);
 
   // Shares the memory of all weights that neither strategy nor transforms change. Throws what fitting its

@@ -86,11 +86,13 @@ bool check_linear() {
   };
   const at::Tensor weight = whole_numbers(kOut);
   const auto [codes, scale] = ops::quantize_weight(weight, "int8");
+  const at::Tensor packed = ops::pack_weight(weight);
   bool good = true;
   constexpr double kUnits = 4e-3;  // two in the last place of results of 19,000
   for (const std::int64_t rows : {3, 30}) {
     const at::Tensor x = whole_numbers(rows), want = at::linear(x, weight, bias);
     good = good && close(ops::linear(x, weight, bias), want, kUnits) &&
+           close(ops::linear(x, packed, bias, {}, {}, {}, 0, "none", false, /*packed=*/true), want, kUnits) &&
            close(ops::linear(x, codes, bias, scale), want, kUnits);
   }
   return good;
@@ -123,7 +125,7 @@ bool self_check() {
   bool good = report("kv_append, append_decode_attention, decode_attention", check_float_cache);
   good = report("prefill_attention", check_prefill) && good;
   good = report("quantize_kv, dequantize_kv, int8 decode_attention", check_int8_cache) && good;
-  return report("linear, quantize_weight", check_linear) && good;
+  return report("linear, pack_weight, quantize_weight", check_linear) && good;
 }
 
 }  // namespace kvfuse::bench

@@ -46,7 +46,7 @@ struct Gpt2LayerPointers {
 constexpr bool takes_fine_activations(std::int64_t layer) { return layer == 0; }
 
 struct DecodeStepParams {
-  const void* token_embedding = nullptr;         // [vocab_size, n_embd], or int8 codes; the output head too
+  const void* token_embedding = nullptr;         // [vocab_size, n_embd] of token_format; the output head too
   const float* token_embedding_scale = nullptr;  // [vocab_size], of codes
   const void* position_embedding = nullptr;      // [block_size, n_embd]
   std::span<const Gpt2LayerPointers> layers;
@@ -66,6 +66,7 @@ struct DecodeStepParams {
 
   DType dtype = DType::kFloat32;
   WeightFormat layer_format = WeightFormat::kFloat;  // of the layers' linears
+  WeightFormat token_format = WeightFormat::kFloat;  // never kInt4Groups
   bool gelu_tanh = true;
   std::int64_t batch = 0;
   std::int64_t n_embd = 0;

@@ -77,12 +77,11 @@ class StepSequence {
     for (const Gpt2LayerPointers& layer : p_.layers)
       if (backend_.done(status)) status = run(layer);
     backend_.begins(Phase::kHead);
-    const WeightFormat head =
-        p_.token_embedding_scale == nullptr ? WeightFormat::kFloat : WeightFormat::kInt8Rows;
     if (backend_.done(status))
-      status = from_stream({p_.ln_f_weight, p_.ln_f_bias},
-                           {p_.token_embedding, p_.token_embedding_scale, nullptr, p_.vocab_size, head},
-                           p_.logits, DType::kFloat32, Epilogue::kStore, /*fine_activations=*/true);
+      status =
+          from_stream({p_.ln_f_weight, p_.ln_f_bias},
+                      {p_.token_embedding, p_.token_embedding_scale, nullptr, p_.vocab_size, p_.token_format},
+                      p_.logits, DType::kFloat32, Epilogue::kStore, /*fine_activations=*/true);
     backend_.begins(Phase::kOther);
     return status;
   }
@@ -109,6 +108,7 @@ class StepSequence {
                            .x = buffers_.x,
                            .visible_seqlens = buffers_.visible_seqlens,
                            .dtype = p_.dtype,
+                           .token_format = p_.token_format,
                            .batch = p_.batch,
                            .width = p_.n_embd,
                            .vocab_size = p_.vocab_size,

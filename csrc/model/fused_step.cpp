@@ -3,8 +3,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "csrc/model/step_pointers.h"
@@ -15,14 +13,6 @@ namespace kvfuse {
 namespace {
 
 constexpr std::int64_t kMostSequences = 64;  // beyond it matrix products are no slower (docs/decisions.md)
-
-void check_ids(const at::Tensor& tokens, std::int64_t vocab_size) {
-  const auto* ids = tokens.const_data_ptr<std::int64_t>();
-  for (std::int64_t b = 0; b < tokens.numel(); ++b)
-    if (ids[b] < 0 || ids[b] >= vocab_size)
-      throw std::invalid_argument("Gpt2::forward: expected tokens in [0, " + std::to_string(vocab_size) +
-                                  "), got " + std::to_string(ids[b]));
-}
 
 }  // namespace
 
@@ -35,7 +25,6 @@ bool suits_fused_step(const Gpt2Weights& weights, const at::Tensor& tokens) {
 at::Tensor fused_step(const Gpt2Weights& weights, const at::Tensor& tokens, KvCache& cache,
                       const OnPhase& on_phase) {
   const at::Tensor contiguous = tokens.contiguous();
-  check_ids(contiguous, weights.config.vocab_size);
   const std::vector<Gpt2LayerPointers> layers = layer_pointers(weights);
   const std::vector<CacheView> caches = cache_views(cache, weights);
   at::Tensor logits =

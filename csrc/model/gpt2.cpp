@@ -16,6 +16,7 @@
 
 #include "csrc/model/fused_step.h"
 #include "csrc/model/linear.h"
+#include "csrc/model/packed_weights.h"
 #include "csrc/ops/ops.h"
 #include "csrc/ops/trust_lengths.h"
 #include "kernels/decode_step.h"
@@ -45,6 +46,14 @@ at::Tensor last_tokens(const at::Tensor& x, const std::vector<std::int64_t>& len
   for (std::size_t b = 0; b < lengths.size(); ++b)
     rows.push_back(x.select(0, static_cast<std::int64_t>(b)).narrow(0, lengths[b] - 1, 1));
   return at::stack(rows);
+}
+
+void check_ids(const at::Tensor& tokens, std::int64_t vocab_size) {
+  const auto* ids = tokens.const_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < tokens.numel(); ++i)
+    if (ids[i] < 0 || ids[i] >= vocab_size)
+      throw std::invalid_argument("Gpt2::forward: expected tokens in [0, " + std::to_string(vocab_size) +
+                                  "), got " + std::to_string(ids[i]));
 }
 
 }  // namespace
@@ -80,8 +89,10 @@ at::Tensor Gpt2::forward_unfused(const TokenBatch& batch, KvCache* cache, Logits
   if (cache != nullptr) cache->advance(batch.lengths);
   begins(Phase::kHead);
   if (which == LogitsOf::kLastToken) x = last_tokens(x, batch.lengths);
-  const LinearWeight head{weights_.token_embedding, weights_.token_embedding_scale,
-                          /*fine_activations=*/true};
+  const LinearWeight head{.values = weights_.token_embedding,
+                          .scale = weights_.token_embedding_scale,
+                          .fine_activations = true,
+                          .packed = weights_.packed};
   at::Tensor logits = kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias), head, {});
   begins(Phase::kOther);
   return logits;
@@ -93,6 +104,7 @@ void Gpt2::check(const TokenBatch& batch, const KvCache* cache) const {
   const auto expect = [](bool holds, const std::string& rule, const std::string& got) {
     if (!holds) throw std::invalid_argument("Gpt2::forward: expected " + rule + ", got " + got);
   };
+  if (tokens.is_cpu()) check_ids(tokens.contiguous(), config().vocab_size);
   const std::int64_t end = tokens.size(1) + (cache == nullptr ? 0 : cache->length());
   expect(end <= config().block_size, "at most block_size " + std::to_string(config().block_size) + " tokens",
          std::to_string(end));
@@ -111,7 +123,8 @@ void Gpt2::check(const TokenBatch& batch, const KvCache* cache) const {
 }
 
 at::Tensor Gpt2::embed(const at::Tensor& tokens, const KvCache* cache) const {
-  at::Tensor x = at::embedding(weights_.token_embedding, tokens);
+  at::Tensor x = weights_.packed ? packed_rows(weights_.token_embedding, tokens)
+                                 : at::embedding(weights_.token_embedding, tokens);
   if (const at::Tensor& scale = weights_.token_embedding_scale; scale.defined())
     x = (x * at::embedding(scale.unsqueeze(1), tokens)).to(dtype());
   const std::int64_t length = tokens.size(1);
@@ -128,10 +141,14 @@ at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::
   const std::int64_t length = x.size(1);
   const bool owns = index % weights_.sharing_group == 0;
   // Views into the fused projection: [batch, n_head, T, head_dim] each; queries alone if the layer borrows.
-  const at::Tensor projected =
-      linear(x, {layer.qkv_weight, layer.qkv_scale, takes_fine_activations(index)}, layer.qkv_bias)
-          .view({batch, length, owns ? 3 : 1, config().n_head, config().head_dim()})
-          .permute({2, 0, 3, 1, 4});
+  const at::Tensor projected = linear(x,
+                                      {.values = layer.qkv_weight,
+                                       .scale = layer.qkv_scale,
+                                       .fine_activations = takes_fine_activations(index),
+                                       .packed = weights_.packed},
+                                      layer.qkv_bias)
+                                   .view({batch, length, owns ? 3 : 1, config().n_head, config().head_dim()})
+                                   .permute({2, 0, 3, 1, 4});
   const at::Tensor q = projected.select(0, 0);
   if (owns) {
     pass.k = projected.select(0, 1);
@@ -144,7 +161,8 @@ at::Tensor Gpt2::attention(const at::Tensor& x, const LayerWeights& layer, std::
   const bool lends = pass.cache == nullptr && weights_.sharing_group > 1;
   if (!lends) pass.k = pass.v = at::Tensor();  // or they would take memory while the rest of the layer runs
   return linear(out.transpose(1, 2).reshape({batch, length, config().n_embd}),
-                {layer.attn_proj_weight, layer.attn_proj_scale}, layer.attn_proj_bias);
+                {.values = layer.attn_proj_weight, .scale = layer.attn_proj_scale, .packed = weights_.packed},
+                layer.attn_proj_bias);
 }
 
 at::Tensor Gpt2::cached_attention(const at::Tensor& q, bool owns, std::int64_t index,
@@ -163,8 +181,10 @@ at::Tensor Gpt2::cached_attention(const at::Tensor& q, bool owns, std::int64_t i
 
 at::Tensor Gpt2::mlp(const at::Tensor& x, const LayerWeights& layer) const {
   const Gelu gelu = weights_.gelu_tanh ? Gelu::kTanh : Gelu::kExact;
-  return linear(linear_gelu(x, {layer.fc_weight, layer.fc_scale}, layer.fc_bias, gelu),
-                {layer.mlp_proj_weight, layer.mlp_proj_scale}, layer.mlp_proj_bias);
+  const LinearWeight fc{.values = layer.fc_weight, .scale = layer.fc_scale, .packed = weights_.packed};
+  const LinearWeight proj{
+      .values = layer.mlp_proj_weight, .scale = layer.mlp_proj_scale, .packed = weights_.packed};
+  return linear(linear_gelu(x, fc, layer.fc_bias, gelu), proj, layer.mlp_proj_bias);
 }
 
 }  // namespace kvfuse

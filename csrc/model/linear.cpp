@@ -26,7 +26,7 @@ bool suits_fused(const at::Tensor& x, const LinearWeight& weight) {
 at::Tensor fused(const at::Tensor& x, const LinearWeight& weight, const at::Tensor& bias,
                  c10::string_view gelu) {
   return ops::linear(x, weight.values, given(bias), given(weight.scale), /*norm_weight=*/{}, /*norm_bias=*/{},
-                     /*norm_epsilon=*/0, gelu, weight.fine_activations);
+                     /*norm_epsilon=*/0, gelu, weight.fine_activations, weight.packed);
 }
 
 }  // namespace

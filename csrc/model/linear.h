@@ -12,6 +12,7 @@ struct LinearWeight {
   at::Tensor values;
   at::Tensor scale = {};          // undefined: no codes
   bool fine_activations = false;  // beside int8 codes (kernels/linear.h)
+  bool packed = false;            // packed_weights.h
 };
 
 // x [..., in], bias [out] or undefined; all of one dtype, but for codes.

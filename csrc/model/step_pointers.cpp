@@ -73,7 +73,10 @@ DecodeStepParams step_params(const Gpt2Weights& weights, const KvCache& cache,
           .caches = caches,
           .cache_seqlens = cache.cache_seqlens().mutable_data_ptr<std::int32_t>(),
           .dtype = ops::to_dtype(weights.dtype()).value(),
-          .layer_format = weight_format(weights.weight_dtype()),
+          .layer_format = weights.packed ? WeightFormat::kFloatPanels : weight_format(weights.weight_dtype()),
+          .token_format = weights.packed                            ? WeightFormat::kFloatPanels
+                          : weights.token_embedding_scale.defined() ? WeightFormat::kInt8Rows
+                                                                    : WeightFormat::kFloat,
           .gelu_tanh = weights.gelu_tanh,
           .batch = cache.batch(),
           .n_embd = weights.config.n_embd,

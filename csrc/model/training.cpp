@@ -9,6 +9,8 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "csrc/model/packed_weights.h"
+
 namespace kvfuse {
 namespace {
 
@@ -24,6 +26,7 @@ Gpt2Weights with_gradients(Gpt2Weights weights) {
   if (weights.weight_dtype() != WeightDtype::kModel)
     throw std::invalid_argument(std::string("Trainer: expected weights in floating point, got ") +
                                 weight_dtype_name(weights.weight_dtype()));
+  if (weights.packed) unpack_weights(weights);
   for (const NamedTensor& named : weights.tensors())
     *named.tensor = named.tensor->detach().clone().requires_grad_();
   return weights;

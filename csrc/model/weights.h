@@ -40,6 +40,7 @@ struct Gpt2Weights {
   std::vector<LayerWeights> layers;
   int sharing_group = 1;              // layers that attend to the keys and values of the first of them
   at::Tensor ln_f_weight, ln_f_bias;  // [n_embd]
+  bool packed = false;                // linears and token embedding lie as packed_weights.h says
   bool gelu_tanh = true;              // the tanh form of GELU, not the exact one
   std::vector<std::string> warnings;  // what is odd about the file, a line each
 

@@ -124,7 +124,7 @@ at::Tensor prefill_attention_with_gradients(const at::Tensor& q, const at::Tenso
 TORCH_LIBRARY_IMPL(kvfuse, Autograd, m) {
   m.impl("prefill_attention", &prefill_attention_with_gradients);
   for (const char* name : {"kv_append", "decode_attention", "append_decode_attention", "quantize_kv",
-                           "dequantize_kv", "linear", "quantize_weight"})
+                           "dequantize_kv", "linear", "pack_weight", "quantize_weight"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&without_gradients>());
 }
 

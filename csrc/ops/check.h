@@ -22,6 +22,7 @@ inline constexpr char kPrefillAttention[] = "kvfuse::prefill_attention";
 inline constexpr char kQuantizeKv[] = "kvfuse::quantize_kv";
 inline constexpr char kDequantizeKv[] = "kvfuse::dequantize_kv";
 inline constexpr char kLinear[] = "kvfuse::linear";
+inline constexpr char kPackWeight[] = "kvfuse::pack_weight";
 inline constexpr char kQuantizeWeight[] = "kvfuse::quantize_weight";
 
 // One layer's cache as the operators take it; refers to the caller's tensors.

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/bandwidth.h"
+#include "kernels/weight_pack.h"
 
 namespace kvfuse::ops {
 namespace {
@@ -24,6 +25,10 @@ void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase) {
 }
 
 void cpu_linear(const LinearParams& params) { cpu::linear(params); }
+
+void cpu_pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in) {
+  cpu::pack_weight(weight, dtype, out_size, in);
+}
 
 void cpu_find_largest(const LargestParams& params) { cpu::find_largest(params); }
 

@@ -31,17 +31,19 @@ void check_weight(const LinearArguments& args) {
                    " (that of x), int8 or uint8 (codes of quantize_weight), got ", name_of(dtype));
   check_dim(kLinear, weight, 2, "[out, in], or of int4 codes [out, in / 2]");
   const WeightFormat format = weight_format_of(args.weight);
+  TORCH_CHECK_TYPE(!args.packed || !has_codes(format), kLinear, ": expected packed weight of dtype ",
+                   name_of(args.x.scalar_type()), " (that of x), got ", name_of(dtype), " (codes)");
   const bool grouped = format == WeightFormat::kInt4Groups;
   if (grouped) check_groups(kLinear, x);
   const c10::SymInt out = args.weight.sym_size(0), in = in_size(args.x);
   check_shape(kLinear, weight, std::array{out, grouped ? in / 2 : in},
               grouped ? "out, half the inputs of x" : "out, the inputs of x");
   check_contiguous(kLinear, weight);
-  TORCH_CHECK_VALUE(format == WeightFormat::kFloat || is_true(in.sym_le(kMostInputsOfCodes)), kLinear,
+  TORCH_CHECK_VALUE(!has_codes(format) || is_true(in.sym_le(kMostInputsOfCodes)), kLinear,
                     ": expected x with at most ", kMostInputsOfCodes, " inputs beside codes, got ", in);
   const bool given = is_given(args.weight_scale);
   TORCH_CHECK_VALUE(
-      given == (format != WeightFormat::kFloat), kLinear, ": expected ",
+      given == has_codes(format), kLinear, ": expected ",
       given ? "no weight_scale with a weight of dtype " : "weight_scale with a weight of dtype ",
       name_of(dtype), ", got ", given ? "a tensor" : "None");
   if (!given) return;
@@ -86,6 +88,13 @@ void check_linear(const LinearArguments& args) {
                     ": expected gelu to be \"none\", \"tanh\" or \"exact\", got \"", args.gelu, "\"");
 }
 
+void check_pack_weight(const at::Tensor& weight) {
+  const NamedTensor arg{"weight", weight};
+  check_given(kPackWeight, arg);
+  check_float_dtype(kPackWeight, "weight", weight.scalar_type());
+  check_dim(kPackWeight, arg, 2, "[out, in]");
+}
+
 void check_quantize_weight(const at::Tensor& weight, std::string_view format) {
   const NamedTensor arg{"weight", weight};
   check_given(kQuantizeWeight, arg);
@@ -98,7 +107,8 @@ void check_quantize_weight(const at::Tensor& weight, std::string_view format) {
   if (format == "int4") check_groups(kQuantizeWeight, arg);
 }
 
-WeightFormat weight_format_of(const at::Tensor& weight) {
+WeightFormat weight_format_of(const at::Tensor& weight, bool packed) {
+  if (packed) return WeightFormat::kFloatPanels;
   if (weight.scalar_type() == at::kByte) return WeightFormat::kInt4Groups;
   return weight.scalar_type() == at::kChar ? WeightFormat::kInt8Rows : WeightFormat::kFloat;
 }

@@ -21,14 +21,16 @@ struct LinearArguments {
   const std::optional<at::Tensor>& norm_bias;
   double norm_epsilon;
   std::string_view gelu;
+  bool packed;
 };
 
 // Shapes, dtypes, devices and strides, as in check.h.
 void check_linear(const LinearArguments& args);
+void check_pack_weight(const at::Tensor& weight);
 void check_quantize_weight(const at::Tensor& weight, std::string_view format);
 
 // Of checked arguments.
-WeightFormat weight_format_of(const at::Tensor& weight);  // by its dtype
+WeightFormat weight_format_of(const at::Tensor& weight, bool packed = false);  // by its dtype
 Epilogue epilogue_of(std::string_view gelu);
 
 at::Tensor empty_linear_result(const at::Tensor& x, const at::Tensor& weight);

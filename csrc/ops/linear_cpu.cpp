@@ -10,12 +10,13 @@
 #include "csrc/ops/check.h"
 #include "csrc/ops/dtype.h"
 #include "csrc/ops/linear_check.h"
+#include "kernels/weight_pack.h"
 #include "kernels/weight_quant.h"
 
 namespace kvfuse::ops {
 namespace {
 
-// With more, products of tiles by oneDNN or MKL win where weights are floats (docs/decisions.md).
+// With more, products of tiles by oneDNN or MKL win where float weights lie in rows (docs/decisions.md).
 constexpr std::int64_t kKernelRows = 32;
 
 at::Tensor value_or_none(const std::optional<at::Tensor>& tensor) {
@@ -56,10 +57,11 @@ at::Tensor by_aten(const LinearArguments& args) {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const std::optional<at::Tensor>& weight_scale, const std::optional<at::Tensor>& norm_weight,
                   const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu,
-                  bool fine_activations) {
-  const LinearArguments args{x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu};
+                  bool fine_activations, bool packed) {
+  const LinearArguments args{x,         weight,       bias, weight_scale, norm_weight,
+                             norm_bias, norm_epsilon, gelu, packed};
   check_linear(args);
-  const WeightFormat format = weight_format_of(weight);
+  const WeightFormat format = weight_format_of(weight, packed);
   const std::int64_t in = x.size(-1), rows = x.numel() / in;
   if (format == WeightFormat::kFloat && rows > kKernelRows)
     return x.scalar_type() == at::kFloat ? by_onednn(args) : by_aten(args);
@@ -87,6 +89,14 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
   return out;
 }
 
+at::Tensor pack_weight(const at::Tensor& weight) {
+  check_pack_weight(weight);
+  at::Tensor packed = weight.clone(at::MemoryFormat::Contiguous);
+  cpu::pack_weight(packed.mutable_data_ptr(), to_dtype(weight.scalar_type()).value(), weight.size(0),
+                   weight.size(1));
+  return packed;
+}
+
 std::tuple<at::Tensor, at::Tensor> quantize_weight(const at::Tensor& weight, c10::string_view format) {
   check_quantize_weight(weight, format);
   const auto [codes, scale] = empty_quantized_weight(weight, format);
@@ -109,6 +119,7 @@ std::tuple<at::Tensor, at::Tensor> quantize_weight(const at::Tensor& weight, c10
 
 TORCH_LIBRARY_IMPL(kvfuse, CPU, m) {
   m.impl("linear", &linear);
+  m.impl("pack_weight", &pack_weight);
   m.impl("quantize_weight", &quantize_weight);
 }
 

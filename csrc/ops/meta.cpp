@@ -1,5 +1,6 @@
 // What comes out of the operators, without data: for fake tensors, torch.compile and torch.export. That of
 // decode_workspace is in Python: its size is the device's affair, so a trace has to leave it open.
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <tuple>
@@ -61,9 +62,14 @@ at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::S
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const std::optional<at::Tensor>& weight_scale, const std::optional<at::Tensor>& norm_weight,
                   const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu,
-                  bool /*fine_activations*/) {
-  check_linear({x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu});
+                  bool /*fine_activations*/, bool packed) {
+  check_linear({x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu, packed});
   return empty_linear_result(x, weight);
+}
+
+at::Tensor pack_weight(const at::Tensor& weight) {
+  check_pack_weight(weight);
+  return at::empty_symint(weight.sym_sizes(), weight.options());
 }
 
 std::tuple<at::Tensor, at::Tensor> quantize_weight(const at::Tensor& weight, c10::string_view format) {
@@ -81,6 +87,7 @@ TORCH_LIBRARY_IMPL(kvfuse, Meta, m) {
   m.impl("quantize_kv", &quantize_kv);
   m.impl("dequantize_kv", &dequantize_kv);
   m.impl("linear", &linear);
+  m.impl("pack_weight", &pack_weight);
   m.impl("quantize_weight", &quantize_weight);
 }
 

@@ -27,8 +27,9 @@ void refuse_backend(const c10::OperatorHandle& op, c10::DispatchKeySet keys, tor
 
 // CompositeExplicitAutograd: every backend that registers nothing itself.
 TORCH_LIBRARY_IMPL(kvfuse, CompositeExplicitAutograd, m) {
-  for (const char* name : {"decode_workspace", "kv_append", "decode_attention", "append_decode_attention",
-                           "prefill_attention", "quantize_kv", "dequantize_kv", "linear", "quantize_weight"})
+  for (const char* name :
+       {"decode_workspace", "kv_append", "decode_attention", "append_decode_attention", "prefill_attention",
+        "quantize_kv", "dequantize_kv", "linear", "pack_weight", "quantize_weight"})
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_backend>());
 }
 

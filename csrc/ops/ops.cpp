@@ -68,9 +68,15 @@ at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tensor& scale, at::S
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                   const std::optional<at::Tensor>& weight_scale, const std::optional<at::Tensor>& norm_weight,
                   const std::optional<at::Tensor>& norm_bias, double norm_epsilon, c10::string_view gelu,
-                  bool fine_activations) {
+                  bool fine_activations, bool packed) {
   static const auto op = find<decltype(linear)>(kLinear);
-  return op.call(x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu, fine_activations);
+  return op.call(x, weight, bias, weight_scale, norm_weight, norm_bias, norm_epsilon, gelu, fine_activations,
+                 packed);
+}
+
+at::Tensor pack_weight(const at::Tensor& weight) {
+  static const auto op = find<decltype(pack_weight)>(kPackWeight);
+  return op.call(weight);
 }
 
 std::tuple<at::Tensor, at::Tensor> quantize_weight(const at::Tensor& weight, c10::string_view format) {

@@ -90,7 +90,8 @@ KVFUSE_OPS_API at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tenso
 // dtype. CPU only. All else is contiguous, bias [out] and the norm's parameters [in] of the dtype of x; no
 // layernorm without norm_weight. The weight is [out, in] of the dtype of x, or what quantize_weight gave:
 // then rows of x are rounded too, and products are sums of integers; beside int8 codes to eight bits, or with
-// `fine_activations` to 13 to 15 (docs/numerics.md). More than 32 rows beside a float weight go to ATen.
+// `fine_activations` to 13 to 15 (docs/numerics.md). `packed`: the weight is what pack_weight gave, which is
+// faster from two rows on. More than 32 rows beside another float weight go to ATen.
 // `gelu`: "none", "tanh" or "exact".
 KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& bias = std::nullopt,
@@ -98,7 +99,11 @@ KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& norm_weight = std::nullopt,
                                  const std::optional<at::Tensor>& norm_bias = std::nullopt,
                                  double norm_epsilon = 1e-5, c10::string_view gelu = "none",
-                                 bool fine_activations = false);
+                                 bool fine_activations = false, bool packed = false);
+
+// weight [out, in] of float32, bfloat16 or float16, any strides -> the same values in the order of
+// WeightFormat::kFloatPanels (kernels/weight_format.h), of the same shape. CPU only.
+KVFUSE_OPS_API at::Tensor pack_weight(const at::Tensor& weight);
 
 // weight [out, in] of float32, bfloat16 or float16 -> codes and scales. "int8": int8 codes [out, in] in
 // [-127, 127] and float32 scales [out] = absmax / 127. "int4": two codes a byte, uint8 [out, in / 2], and

@@ -24,6 +24,7 @@ TORCH_LIBRARY(kvfuse, m) {
   define(
       "linear(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor? weight_scale=None, "
       "Tensor? norm_weight=None, Tensor? norm_bias=None, float norm_epsilon=1e-05, str gelu=\"none\", "
-      "bool fine_activations=False) -> Tensor");
+      "bool fine_activations=False, bool packed=False) -> Tensor");
+  define("pack_weight(Tensor weight) -> Tensor");
   define("quantize_weight(Tensor weight, str format) -> (Tensor, Tensor)");
 }

@@ -16,23 +16,26 @@ void embed_rows(const EmbeddingParams& p) {
     const std::int64_t token = p.tokens[b];
     const std::int64_t position = p.cache_seqlens[b];
     const bool known = token >= 0 && token < p.vocab_size && position >= 0 && position < p.positions;
-    const Token* token_row = static_cast<const Token*>(p.token_embedding) + (known ? token : 0) * p.width;
+    const PanelRow token_row = p.token_format == WeightFormat::kFloatPanels
+                                   ? panel_row(p.vocab_size, p.width, known ? token : 0)
+                                   : PanelRow{(known ? token : 0) * p.width, 1};
+    const Token* tokens = static_cast<const Token*>(p.token_embedding) + token_row.begin;
     const T* position_row = static_cast<const T*>(p.position_embedding) + (known ? position : 0) * p.width;
-    const float scale =
-        p.token_embedding_scale == nullptr ? 1.0F : p.token_embedding_scale[known ? token : 0];
+    const float scale = has_codes(p.token_format) ? p.token_embedding_scale[known ? token : 0] : 1.0F;
     for (std::int64_t i = 0; i < p.width; ++i)
-      p.x[b * p.width + i] = known ? to_float(token_row[i]) * scale + to_float(position_row[i])
-                                   : std::numeric_limits<float>::quiet_NaN();
+      p.x[b * p.width + i] = known
+                                 ? to_float(tokens[i * token_row.stride]) * scale + to_float(position_row[i])
+                                 : std::numeric_limits<float>::quiet_NaN();
     p.visible_seqlens[b] = static_cast<std::int32_t>(position + 1);
   }
 }
 
 template <typename T>
 void embed_rows(const EmbeddingParams& p) {
-  if (p.token_embedding_scale == nullptr)
-    embed_rows<T, T>(p);
-  else
+  if (has_codes(p.token_format))
     embed_rows<std::int8_t, T>(p);
+  else
+    embed_rows<T, T>(p);
 }
 
 struct Backend {

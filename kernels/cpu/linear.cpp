@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cpu/linear_float_tasks.h"
 #include "kernels/cpu/linear_groups.h"
 #include "kernels/cpu/linear_inputs.h"
 #include "kernels/cpu/linear_outputs.h"
@@ -20,7 +21,6 @@ namespace {
 constexpr std::int64_t kTaskBytes = 200 << 10;
 // Of weights that one row reads in one go, two at a time, if that leaves two tasks or more for each worker.
 constexpr std::int64_t kMostStretchBytes = 64 << 10;
-constexpr std::int64_t kBytesPerWorker = 64 << 10;  // 4 us of reading; waking a thread takes 1 us or more
 
 constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
 
@@ -101,6 +101,9 @@ void multiply_all(const LinearParams& p) {
 #if defined(__AVX512VNNI__)
   if (goes_by_panels(p)) return multiply_by_panels(p, inputs);
 #endif
+  if (p.weight_format == WeightFormat::kFloatPanels)
+    return with_cache_type(p.dtype,
+                           [&](auto element) { multiply_by_float_panels<decltype(element)>(p, inputs); });
   const std::int64_t row_bytes =
       weight_row_bytes(p.weight_format, p.dtype, p.in) + scale_row_bytes(p.weight_format, p.in);
   with_weight_type(p, [&](auto element) {

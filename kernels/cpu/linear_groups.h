@@ -10,6 +10,7 @@
 #include "kernels/cpu/linear_inputs.h"
 #include "kernels/cpu/linear_outputs.h"
 #include "kernels/cpu/linear_products.h"
+#include "kernels/cpu/row_groups.h"
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {  // of linear.cpp, which alone includes this: otherwise 16 rows take 1.05 to 1.1 times as long
@@ -36,30 +37,12 @@ const float* rows_for(const W*, const LinearInputs& inputs) {
 }
 const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) { return inputs.rounded.codes; }
 
-// Rows in as few groups as may be, of `most` at most; their numbers differ by one at most.
-struct RowGroups {
-  std::int64_t rows;
-  int most;
-  std::int64_t count = (rows + most - 1) / most;
-
-  // Beside weights of type W.
-  template <typename W>
-  static RowGroups of(std::int64_t rows) {
-    const bool floats_from_caches = std::is_same_v<W, float> && rows > kMostRowsByStreams;
-    const bool most = std::is_same_v<W, Int4Weight> || floats_from_caches;
-    return {rows, most ? kMostRowsAtOnce : kRowsAtOnce};
-  }
-
-  std::int64_t begin(std::int64_t group) const { return rows * group / count; }
-};
-
-// Calls f with a constant: `rows`, or kMost if that is less.
-template <int kMost, typename F>
-void with_rows(std::int64_t rows, F&& f) {
-  if constexpr (kMost > 1) {
-    if (rows < kMost) return with_rows<kMost - 1>(rows, f);
-  }
-  f(std::integral_constant<int, kMost>{});
+// The groups of rows of x beside weights of type W.
+template <typename W>
+RowGroups groups_of(std::int64_t rows) {
+  const bool floats_from_caches = std::is_same_v<W, float> && rows > kMostRowsByStreams;
+  const bool most = std::is_same_v<W, Int4Weight> || floats_from_caches;
+  return {rows, most ? kMostRowsAtOnce : kRowsAtOnce};
 }
 
 // Whether groups of rows fetch the next task's weights. Where there is but one, four streams of float32 are
@@ -170,7 +153,7 @@ template <typename W>
 void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin, std::int64_t end) {
   alignas(64) float sums[kMostRowsAtOnce][kOutputsPerTask] = {};
   // For all groups but the first the weights come from the caches.
-  const auto groups = RowGroups::of<W>(p.rows);
+  const auto groups = groups_of<W>(p.rows);
   for (std::int64_t group = 0; group < groups.count; ++group) {
     const std::int64_t first = groups.begin(group), last = groups.begin(group + 1);
     expect_outputs(p, first, last, begin, end);
@@ -196,7 +179,7 @@ void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, st
   alignas(64) float sums[kStretchRows][kOutputsPerTask];
   const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
   const std::int64_t count = end - begin, tiles = count / kOutputsAtOnce;
-  const auto groups = RowGroups::of<W>(p.rows);
+  const auto groups = groups_of<W>(p.rows);
   // Of three groups the first, whose products miss the most, fetches nothing.
   const std::int64_t idle = groups.count == kStretchGroups ? 1 : 0;
   for (std::int64_t first_group = 0; first_group < groups.count; first_group += kStretchGroups) {

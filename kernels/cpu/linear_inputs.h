@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/linear_float_panels.h"
 #include "kernels/cpu/linear_panels.h"
 #include "kernels/cpu/linear_rounding.h"
 #include "kernels/cpu/parallel.h"
@@ -11,7 +12,9 @@
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
-constexpr std::int64_t kInputsPerWorker = 16 << 10;  // 4 us of work; waking a thread takes 1 us or more
+// 4 us of work, of preparing x and of reading weights; waking a thread takes 1 us or more.
+constexpr std::int64_t kInputsPerWorker = 16 << 10;
+constexpr std::int64_t kBytesPerWorker = 64 << 10;
 
 constexpr std::int64_t padded(std::int64_t count) { return (count + 63) / 64 * 64; }
 // Of rows of x: two lines of floats, or one of 16-bit codes, more than they need, or rows of a power of two
@@ -26,13 +29,14 @@ constexpr std::int64_t int4_stride_of(std::int64_t in) {
 // The rows of x as the products take them, and a worker's room to prepare one.
 struct LinearInputs {
   std::int64_t stride = 0;     // elements from row to row
-  float* values = nullptr;     // beside codes of weights a row a worker
+  float* values = nullptr;     // beside codes of weights, and panels of floats, a row a worker
   float* parameter = nullptr;  // of the layernorm, a row a worker
   RoundedRow rounded;          // beside int8 weights; the codes of all rows, else a row a worker
   float* scale = nullptr;      // of its codes
   PanelInputs bytes;           // where products go by panels; then those codes are a row a worker, too
   char* panels = nullptr;      // one a worker
   Int4Inputs int4;
+  FloatPanelInputs side_by_side;  // beside panels of floats
 };
 
 // Room in this thread's scratch memory; nothing is written.
@@ -63,6 +67,13 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       cut(inputs.bytes.shift, inputs.bytes.rows * blocks);
       cut(inputs.bytes.whole, inputs.bytes.rows * blocks);
       cut(inputs.panels, worker_count(p.out_size) * Panel::bytes(blocks));
+    }
+    if (p.weight_format == WeightFormat::kFloatPanels) {
+      inputs.side_by_side.groups = float_panel_groups(p.rows);
+      inputs.side_by_side.blocks = (p.in + kFloatPanelInputs - 1) / kFloatPanelInputs;
+      cut(inputs.side_by_side.values, p.rows * inputs.side_by_side.blocks * kFloatPanelInputs);
+      if (p.out_size % kFloatPanelOutputs != 0)
+        cut(inputs.side_by_side.last_panel, p.in * kFloatPanelOutputs);
     }
     if (p.weight_format == WeightFormat::kInt4Groups) {
       inputs.int4.stride = int4_stride_of(p.in);
@@ -108,6 +119,7 @@ inline void prepare(const LinearParams& p, const LinearInputs& inputs, std::int6
   read_row(static_cast<const char*>(p.x) + row * p.in * element_bytes(dtype), dtype, p.in, x);
   std::fill(x + p.in, x + inputs.stride, 0.0F);
   if (normalised) layer_norm(x, p, inputs.parameter + worker * inputs.stride);
+  if (p.weight_format == WeightFormat::kFloatPanels) inputs.side_by_side.take(x, row);
   if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
   if (p.weight_format != WeightFormat::kInt8Rows) return;
   const std::int64_t blocks = activation_blocks(p.in);

@@ -45,7 +45,7 @@ KVFUSE_KERNEL void KVFUSE_LAUNCH_BOUNDS(kEmbeddingThreads, 1)
 
 bool is_valid(const EmbeddingParams& p) {
   return p.batch > 0 && p.width > 0 && p.width % 8 == 0 && p.vocab_size > 0 && p.positions > 0 &&
-         p.token_embedding != nullptr && p.token_embedding_scale == nullptr &&
+         p.token_embedding != nullptr && p.token_format == WeightFormat::kFloat &&
          p.position_embedding != nullptr && p.tokens != nullptr && p.cache_seqlens != nullptr &&
          p.x != nullptr && is_aligned16(p.token_embedding) && is_aligned16(p.position_embedding) &&
          is_aligned16(p.x);

@@ -100,8 +100,16 @@ void add(Row& x, const Row& y) {
 
 std::vector<double> weight_values(const LinearParams& p) {
   if (p.weight_format == WeightFormat::kFloat) return row_of(p.weight, p.dtype, 0, p.out_size * p.in);
-  const bool grouped = p.weight_format == WeightFormat::kInt4Groups;
   Row values;
+  if (p.weight_format == WeightFormat::kFloatPanels) {
+    for (std::int64_t o = 0; o < p.out_size; ++o) {
+      const std::int64_t before = o - o % 16, width = std::min<std::int64_t>(16, p.out_size - before);
+      for (std::int64_t i = 0; i < p.in; ++i)
+        values.push_back(element(p.weight, p.dtype, before * p.in + i * width + o % 16));
+    }
+    return values;
+  }
+  const bool grouped = p.weight_format == WeightFormat::kInt4Groups;
   for (std::int64_t i = 0; i < p.out_size * p.in; ++i) {
     // Of 4-bit codes, 32 at a time: byte m holds those of inputs m and 16 + m, plus 8.
     const int byte = static_cast<const std::uint8_t*>(p.weight)[grouped ? i / 32 * 16 + i % 16 : 0];

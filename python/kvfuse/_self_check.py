@@ -12,7 +12,7 @@ from kvfuse import ops
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 2, 4, 2, 64, 300
 LENGTHS = (257, 40)  # more than one of the kernels' chunks, and a part of one
-WEIGHTS: tuple[Literal["float32", "int8", "int4"], ...] = ("float32", "int8", "int4")
+WEIGHTS: tuple[Literal["float32", "packed", "int8", "int4"], ...] = ("float32", "packed", "int8", "int4")
 LIMIT = 1e-4  # float32 sums of a few hundred terms of size 1; int8 codes are compared as they are
 
 
@@ -117,7 +117,7 @@ def _beyond_rounding(found: Tensor, want: Tensor, step: Tensor) -> float:
     return float(((found - want).abs() - step / 2).max().clamp(min=0))
 
 
-def _linear_error(weights: Literal["float32", "int8", "int4"]) -> float:
+def _linear_error(weights: Literal["float32", "packed", "int8", "int4"]) -> float:
     """Of whole numbers that the formats hold exactly: every group of 32 of weights holds a 7, or every row of
     weights and of ``x`` a 127 in int8."""
     random = torch.Generator().manual_seed(0)
@@ -129,6 +129,8 @@ def _linear_error(weights: Literal["float32", "int8", "int4"]) -> float:
     want = x.double() @ weight.double().T + bias
     if weights == "float32":
         found = ops.linear(x, weight, bias)
+    elif weights == "packed":
+        found = ops.linear(x, ops.pack_weight(weight), bias, packed=True)
     else:
         codes, scale = ops.quantize_weight(weight, weights)
         found = ops.linear(x, codes, bias, weight_scale=scale)

@@ -229,6 +229,7 @@ def linear(
     norm_epsilon: float = 1e-5,
     gelu: Literal["none", "tanh", "exact"] = "none",
     fine_activations: bool = False,
+    packed: bool = False,
 ) -> Tensor:
     """gelu(linear(layernorm(x))) in one pass over the weight, on the CPU.
 
@@ -238,8 +239,10 @@ def linear(
     ``weight`` is [out, in] of the dtype of ``x``, or the codes that ``quantize_weight`` gave, with their
     scales as ``weight_scale``. Beside codes the rows of ``x`` are rounded as well: beside int8 each 64 inputs
     to eight bits, or to 13 to 15 where one stands out or ``fine_activations`` asks for it (products of many
-    rows then take twice as long), beside int4 each 32 inputs to 127 steps. More than 32 rows beside a float
-    weight go to PyTorch's own products.
+    rows then take twice as long), beside int4 each 32 inputs to 127 steps.
+
+    With ``packed`` the weight is what ``pack_weight`` gave, whose products are faster from two rows on; more
+    than 32 rows beside another float weight go to PyTorch's own products.
 
     Raises:
         TypeError: a dtype.
@@ -256,7 +259,21 @@ def linear(
         norm_epsilon=norm_epsilon,
         gelu=gelu,
         fine_activations=fine_activations,
+        packed=packed,
     )
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """A float weight [out, in] (float32, bfloat16 or float16, on the CPU) packed for ``linear``.
+
+    The shape is the same, the order is another: 16 outputs side by side for each input, [in, 16], the last of
+    these panels as wide as outputs are left.
+
+    Raises:
+        TypeError, ValueError: a weight of another dtype or shape.
+        NotImplementedError: a device other than the CPU, or a weight that requires a gradient.
+    """
+    return _ops.pack_weight.default(weight)
 
 
 def quantize_weight(weight: Tensor, format: Literal["int8", "int4"]) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ double tolerance(const StepCase& c) {
   const double of_rows = (narrow ? 0.01 : 2e-5) + (int8_cache ? 0.05 : 0.0);
   switch (c.weights) {
     case WeightFormat::kFloat:
+    case WeightFormat::kFloatPanels:
       return of_rows;
     case WeightFormat::kInt8Rows:
       // A row or a code that is tipped over tips over codes of the activations behind it, each a larger step.
@@ -66,8 +67,8 @@ TEST_P(DecodeStep, FollowsTheTwin) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (const bool int8_cache : {false, true})
       for (const bool follower : {false, true})
-        for (const WeightFormat weights :
-             {WeightFormat::kFloat, WeightFormat::kInt8Rows, WeightFormat::kInt4Groups}) {
+        for (const WeightFormat weights : {WeightFormat::kFloat, WeightFormat::kFloatPanels,
+                                           WeightFormat::kInt8Rows, WeightFormat::kInt4Groups}) {
           StepCase c{.dtype = dtype,
                      .cache_dtype = int8_cache ? DType::kInt8 : dtype,
                      .follower = follower,
@@ -81,9 +82,10 @@ TEST_P(DecodeStep, FollowsTheTwin) {
 TEST_P(DecodeStep, OtherModels) { check({.lengths = {4}, .biases = false, .gelu_tanh = false}); }
 
 TEST_P(DecodeStep, ASequenceAloneHasTheSameBits) {
-  for (const bool int8 : {false, true}) {
-    const StepCase c{.cache_dtype = int8 ? DType::kInt8 : DType::kFloat32,
-                     .weights = int8 ? WeightFormat::kInt8Rows : WeightFormat::kFloat};
+  for (const WeightFormat weights :
+       {WeightFormat::kFloat, WeightFormat::kFloatPanels, WeightFormat::kInt8Rows}) {
+    const bool int8 = weights == WeightFormat::kInt8Rows;
+    const StepCase c{.cache_dtype = int8 ? DType::kInt8 : DType::kFloat32, .weights = weights};
     StepCase batch = c;
     batch.lengths = {3, 9, 0, 1, 2};
     test::Generation all(batch), alone(c);
@@ -97,11 +99,13 @@ TEST_P(DecodeStep, ASequenceAloneHasTheSameBits) {
 }
 
 TEST_P(DecodeStep, OutsideTheTablesIsNaN) {
-  test::Generation g({.lengths = {3, 2}});
-  g.give_workspace(cpu::decode_step_workspace_bytes(g.params));
-  g.tokens[0] = kVocab;
-  cpu::decode_step(g.params);
-  for (std::size_t i = 0; i < 2 * kVocab; ++i) EXPECT_EQ(std::isnan(g.logits[i]), i < kVocab) << i;
+  for (const WeightFormat weights : {WeightFormat::kFloat, WeightFormat::kFloatPanels}) {
+    test::Generation g({.lengths = {3, 2}, .weights = weights});
+    g.give_workspace(cpu::decode_step_workspace_bytes(g.params));
+    g.tokens[0] = kVocab;
+    cpu::decode_step(g.params);
+    for (std::size_t i = 0; i < 2 * kVocab; ++i) EXPECT_EQ(std::isnan(g.logits[i]), i < kVocab) << i;
+  }
 }
 
 TEST_P(DecodeStep, RefusesCachesThatDoNotFit) {

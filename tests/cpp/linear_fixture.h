@@ -70,7 +70,7 @@ struct LinearTensors {
     out = normal(out_dtype, c.rows * c.out_size, 0.0F, 1.0F);
     params = {.x = x.data(),
               .weight = weight.data(),
-              .weight_scale = c.weight_format == WeightFormat::kFloat ? nullptr : weight_scale.data(),
+              .weight_scale = has_codes(c.weight_format) ? weight_scale.data() : nullptr,
               .bias = c.biases ? bias.data() : nullptr,
               .norm_weight = c.norm ? norm_weight.data() : nullptr,
               .norm_bias = c.norm && c.biases ? norm_bias.data() : nullptr,
@@ -139,7 +139,7 @@ class Tolerance {
 
   // To which `count` elements of a row of x, from `first` on, are rounded beside codes.
   double step_of(std::int64_t row, const Norm& norm, std::int64_t first, std::int64_t count) const {
-    if (p_.weight_format == WeightFormat::kFloat) return 0.0;
+    if (!has_codes(p_.weight_format)) return 0.0;
     const double largest = largest_of(row, norm, first, count);
     if (p_.weight_format == WeightFormat::kInt4Groups) return largest / kInt4ActivationLevels;
     const double of_row = largest_of(row, norm, 0, p_.in) / static_cast<double>(activation_levels(p_.in));

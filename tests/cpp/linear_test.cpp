@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/reference/gpt2_step.h"
+#include "kernels/weight_pack.h"
 #include "tests/cpp/isa_fixture.h"
 #include "tests/cpp/linear_fixture.h"
 
@@ -16,8 +17,8 @@ namespace {
 using test::LinearCase;
 using test::LinearTensors;
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kFloat, WeightFormat::kInt8Rows,
-                                     WeightFormat::kInt4Groups};
+constexpr WeightFormat kFormats[] = {WeightFormat::kFloat, WeightFormat::kFloatPanels,
+                                     WeightFormat::kInt8Rows, WeightFormat::kInt4Groups};
 constexpr DType kDtypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
 class Linear : public test::OnIsa {
@@ -46,11 +47,19 @@ TEST_P(Linear, RowsAndSizes) {
                                          ? std::vector<std::int64_t>{32, 64, 96, 160, 768, 800}
                                          : std::vector<std::int64_t>{1, 16, 72, 100, 768})
           check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .weight_format = format});
-  for (const DType dtype : kDtypes)
-    for (const std::int64_t rows : {6, 7, 12, 13, 35})
-      for (const std::int64_t in : {1544, 1552, 3072})  // longer than the caches nearest to a core hold
-        for (const std::int64_t out_size : {9, 70})
-          check({.dtype = dtype, .rows = rows, .in = in, .out_size = out_size});
+  for (const WeightFormat format : {WeightFormat::kFloat, WeightFormat::kFloatPanels})
+    for (const DType dtype : kDtypes)
+      for (const std::int64_t rows : {6, 7, 12, 13, 35})
+        for (const std::int64_t in : {1544, 1552, 3072})  // longer than the caches nearest to a core hold
+          for (const std::int64_t out_size : {9, 70})
+            check({.dtype = dtype, .rows = rows, .in = in, .out_size = out_size, .weight_format = format});
+  for (const std::int64_t rows : {1, 2, 3, 17})
+    for (const std::int64_t out_size : {560, 573, 1100})  // panels enough for several streams, of any length
+      check({.dtype = DType::kFloat32,
+             .rows = rows,
+             .in = 40,
+             .out_size = out_size,
+             .weight_format = WeightFormat::kFloatPanels});
   for (const std::int64_t rows : {1, 3, 67})
     check({.dtype = DType::kFloat32,
            .rows = rows,
@@ -254,6 +263,19 @@ TEST_P(Linear, GeluOverItsWholeRange) {
                   2e-7 * std::max(1.0, std::fabs(t.bias[i])))
           << t.bias[i] << ": got " << t.out[i] << ", want " << want[static_cast<std::size_t>(i)];
   }
+}
+
+TEST(PackedWeight, HoldsTheSameValues) {
+  for (const DType dtype : kDtypes)
+    for (const std::int64_t out_size : {1, 15, 16, 17, 70})
+      for (const std::int64_t in : {1, 24, 100}) {
+        const LinearTensors t({.dtype = dtype, .in = in, .out_size = out_size});
+        const std::vector<double> want = reference::weight_values(t.params);
+        LinearTensors packed({.dtype = dtype, .in = in, .out_size = out_size});
+        packed.params.weight_format = WeightFormat::kFloatPanels;
+        cpu::pack_weight(packed.weight.data(), dtype, out_size, in);
+        EXPECT_EQ(reference::weight_values(packed.params), want) << out_size << " " << in;
+      }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, Linear, test::every_isa(), test::isa_of);

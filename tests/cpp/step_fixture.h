@@ -11,6 +11,7 @@
 #include "kernels/decode_step.h"
 #include "kernels/reference/gpt2_step.h"
 #include "kernels/reference/reference.h"
+#include "kernels/weight_pack.h"
 #include "kernels/weight_quant.h"
 #include "tests/cpp/tensors.h"
 
@@ -35,9 +36,10 @@ inline std::string describe(const StepCase& c) {
   return std::string(dtype_name(c.dtype)) + ", cache " + dtype_name(c.cache_dtype) + ", batch " +
          std::to_string(c.lengths.size()) + (c.follower ? ", follower" : "") +
          (c.biases ? "" : ", no biases") + ", splits " + std::to_string(c.splits) +
-         (c.weights == WeightFormat::kInt8Rows     ? ", int8 weights"
-          : c.weights == WeightFormat::kInt4Groups ? ", int4 weights"
-                                                   : "");
+         (c.weights == WeightFormat::kInt8Rows      ? ", int8 weights"
+          : c.weights == WeightFormat::kInt4Groups  ? ", int4 weights"
+          : c.weights == WeightFormat::kFloatPanels ? ", packed weights"
+                                                    : "");
 }
 
 // One set of weights: tensors for the device, doubles for the twin.
@@ -50,10 +52,10 @@ class Model {
     twin.dtype = c.dtype;
     twin.int8_cache = c.cache_dtype == DType::kInt8;
     twin.int8_layers = c.weights == WeightFormat::kInt8Rows;
-    twin.int8_head = c.weights != WeightFormat::kFloat;
-    token_embedding = draw(twin.token_embedding, kVocab * kWidth, 0.0F, 0.3F);
-    if (c.weights != WeightFormat::kFloat)
-      token_embedding = rounded(twin.token_embedding, kWidth, WeightFormat::kInt8Rows, token_embedding_scale);
+    twin.int8_head = has_codes(c.weights);
+    token_format = has_codes(c.weights) ? WeightFormat::kInt8Rows : c.weights;
+    token_embedding =
+        draw_matrix(twin.token_embedding, kVocab, kWidth, 0.3F, token_format, token_embedding_scale);
     position_embedding = draw(twin.position_embedding, kBlockSize * kWidth, 0.0F, 1.5F);
     for (std::int64_t i = 0; i < kLayers; ++i) add_layer(c.follower && i % 2 == 1);
     ln_f_weight = draw(twin.ln_f_weight, kWidth, 1.0F, 0.1F);
@@ -64,6 +66,7 @@ class Model {
   std::vector<Gpt2LayerPointers> layers;
   const void *token_embedding, *position_embedding, *ln_f_weight, *ln_f_bias;
   const void* token_embedding_scale = nullptr;
+  WeightFormat token_format = WeightFormat::kFloat;
 
  private:
   const void* draw(std::vector<double>& values, std::int64_t count, float mean, float deviation) {
@@ -76,11 +79,18 @@ class Model {
     return c_.biases ? draw(values, count, 0.0F, 0.1F) : nullptr;
   }
 
-  // A linear's weight; its codes if weights are quantised.
+  // A weight of `format`; its codes, if that has some.
+  const void* draw_matrix(std::vector<double>& values, std::int64_t out, std::int64_t in, float deviation,
+                          WeightFormat format, const void*& scale) {
+    const void* weight = draw(values, out * in, 0.0F, deviation);
+    if (has_codes(format)) return rounded(values, in, format, scale);
+    if (format == WeightFormat::kFloatPanels) cpu::pack_weight(tensors_.back().data(), c_.dtype, out, in);
+    return weight;
+  }
+
   const void* draw_linear(std::vector<double>& values, std::int64_t out, std::int64_t in, float deviation,
                           const void*& scale) {
-    const void* weight = draw(values, out * in, 0.0F, deviation);
-    return c_.weights == WeightFormat::kFloat ? weight : rounded(values, in, c_.weights, scale);
+    return draw_matrix(values, out, in, deviation, c_.weights, scale);
   }
 
   // Replaces the values [.., in] by those that codes and scales stand for. Quantising has tests of its own.
@@ -234,6 +244,7 @@ struct Generation {
               .workspace = nullptr,
               .dtype = c.dtype,
               .layer_format = c.weights,
+              .token_format = model.token_format,
               .gelu_tanh = c.gelu_tanh,
               .batch = static_cast<std::int64_t>(batch),
               .n_embd = kWidth,

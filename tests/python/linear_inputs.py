@@ -7,7 +7,7 @@ from kvfuse import ops
 from torch import Tensor
 from torch.nn import functional
 
-FORMATS = ("float", "int8", "int4")
+FORMATS = ("float", "packed", "int8", "int4")
 # 32 roundings, relative to the sum of absolute values: sums of some 100 products err by their square root.
 FLOAT32_NOISE = 32 * 2.0**-24
 
@@ -19,6 +19,15 @@ def values_of(codes: Tensor, scale: Tensor) -> Tensor:
     pairs = codes.unflatten(1, (-1, 16)).int()
     groups = torch.cat([pairs & 15, pairs >> 4], 2) - 8
     return (groups.double() * scale.double()[:, :, None]).flatten(1)
+
+
+def rows_of(packed: Tensor) -> Tensor:
+    """What ``pack_weight`` was given."""
+    out, width = packed.shape
+    flat, whole = packed.flatten(), out // 16 * 16
+    panels = flat[: whole * width].view(out // 16, width, 16)
+    rest = flat[whole * width :].view(width, out - whole)
+    return torch.cat([panels.mT.reshape(whole, width), rest.T])
 
 
 def activation_step(x: Tensor, int8: bool, fine: bool) -> Tensor:
@@ -65,7 +74,9 @@ def assert_right(out: Tensor, given: dict) -> None:
     """
     x, dtype, gelu = given["x"], given["x"].dtype, given.get("gelu", "none")
     weight, scale, bias = given["weight"], given.get("weight_scale"), given.get("bias")
-    library = scale is None and x.numel() > 32 * x.shape[-1]
+    packed = given.get("packed", False)
+    library = scale is None and not packed and x.numel() > 32 * x.shape[-1]
+    weight = rows_of(weight) if packed else weight
     weight = weight.double() if scale is None else values_of(weight, scale)
     bias = None if bias is None else bias.double()
     inputs, moved = inputs_of_products(given, library)
@@ -104,7 +115,9 @@ def arguments_of(
 
     weight = normal(out, width, deviation=width**-0.5)
     given = {"x": normal(*rows, width), "weight": weight, "gelu": gelu}
-    if weight_format != "float":
+    if weight_format == "packed":
+        given |= {"weight": ops.pack_weight(weight), "packed": True}
+    elif weight_format != "float":
         given["weight"], given["weight_scale"] = ops.quantize_weight(weight, weight_format)
     if bias:
         given["bias"] = normal(out)

@@ -1,4 +1,4 @@
-"""kvfuse::linear and kvfuse::quantize_weight: results against float64, registration, messages, fuzzing."""
+"""Operators of linear layers: results against float64, registration, messages, fuzzing."""
 
 import os
 import random
@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from kvfuse import ops
-from linear_inputs import FORMATS, arguments_of, assert_right, values_of
+from linear_inputs import FORMATS, arguments_of, assert_right, rows_of, values_of
 from op_inputs import FLOATS, one_thread
 from torch import Tensor
 
@@ -67,18 +67,30 @@ def test_quantize_weight(weight_format, dtype):
         assert (back - weight).square().sum() <= 0.75 * plain_error
 
 
-@pytest.mark.parametrize("op", ["linear", "quantize_weight"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_pack_weight(dtype):
+    for out, width in [(1, 1), (16, 5), (40, 96), (0, 8), (33, 0)]:
+        weight = torch.randn(width, out).to(dtype).t()  # not contiguous
+        packed = ops.pack_weight(weight)
+        assert packed.is_contiguous() and torch.equal(rows_of(packed), weight)
+        assert packed.data_ptr() != weight.data_ptr() or not out * width
+
+
+def check_registration(op, *args, **kwargs):
+    assert set(torch.library.opcheck(op.default, args, kwargs).values()) == {"SUCCESS"}
+
+
 @pytest.mark.parametrize("weight_format", FORMATS)
-def test_opcheck(op, weight_format):
+def test_opcheck_of_linear(weight_format):
     given = arguments_of(weight_format)
-    if op == "quantize_weight":
-        given = {
-            "weight": torch.randn(6, 64),
-            "format": "int8" if weight_format == "float" else weight_format,
-        }
-    positional = [given.pop(name) for name in ("x", "weight", "bias", "format") if name in given]
-    result = torch.library.opcheck(getattr(OPS, op).default, tuple(positional), given)
-    assert set(result.values()) == {"SUCCESS"}
+    check_registration(OPS.linear, *(given.pop(name) for name in ("x", "weight", "bias")), **given)
+
+
+def test_opcheck_of_what_makes_weights():
+    for weight_format in ("int8", "int4"):
+        check_registration(OPS.quantize_weight, torch.randn(6, 64), weight_format)
+    for weight in (torch.randn(37, 64), torch.randn(64, 37).t()):
+        check_registration(OPS.pack_weight, weight)
 
 
 def test_gradients_are_refused():
@@ -91,6 +103,8 @@ def test_gradients_are_refused():
         NotImplementedError, match=r"kvfuse::quantize_weight: expected weight with requires_grad"
     ):
         ops.quantize_weight(torch.randn(2, 32, requires_grad=True), "int4")
+    with pytest.raises(NotImplementedError, match=r"kvfuse::pack_weight: expected weight with requires_grad"):
+        ops.pack_weight(torch.randn(2, 32, requires_grad=True))
 
 
 def test_compiled_and_exported_with_a_dynamic_batch():
@@ -178,6 +192,11 @@ BAD_ARGUMENTS = {
         ValueError,
         "expected weight_scale of shape [4, 2] (out, groups of 32 inputs), got [4]",
     ),
+    "packed_codes": (
+        {"weight": CODES, "weight_scale": torch.zeros(4, 2).half(), "packed": True},
+        TypeError,
+        "expected packed weight of dtype float32 (that of x), got uint8 (codes)",
+    ),
     "bias_dtype": (
         {"bias": torch.zeros(4).half()},
         TypeError,
@@ -228,6 +247,12 @@ def test_bad_weights():
         OPS.quantize_weight(torch.randn(5), "int8")
     with pytest.raises(TypeError, match="expected weight of dtype float32, bfloat16 or float16, got int64"):
         OPS.quantize_weight(torch.zeros(5, 32).long(), "int8")
+    with pytest.raises(
+        ValueError, match=r"kvfuse::pack_weight: expected weight of shape \[out, in\], got \[5\]"
+    ):
+        OPS.pack_weight(torch.randn(5))
+    with pytest.raises(TypeError, match="expected weight of dtype float32, bfloat16 or float16, got int64"):
+        OPS.pack_weight(torch.zeros(5, 32).long())
 
 
 def random_arguments(choose, seed: int) -> dict:

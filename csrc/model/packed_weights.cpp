@@ -1,0 +1,95 @@
+#include "csrc/model/packed_weights.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "csrc/ops/cpu_step.h"
+#include "csrc/ops/dtype.h"
+#include "kernels/weight_format.h"
+
+namespace kvfuse {
+namespace {
+
+std::vector<at::Tensor*> packed_tensors(Gpt2Weights& weights) {
+  std::vector<at::Tensor*> tensors = {&weights.token_embedding};
+  for (LayerWeights& layer : weights.layers)
+    for (at::Tensor* tensor :
+         {&layer.qkv_weight, &layer.attn_proj_weight, &layer.fc_weight, &layer.mlp_proj_weight})
+      tensors.push_back(tensor);
+  return tensors;
+}
+
+void pack(at::Tensor& weight) {
+  ops::cpu_pack_weight(weight.mutable_data_ptr(), ops::to_dtype(weight.scalar_type()).value(), weight.size(0),
+                       weight.size(1));
+}
+
+// Of tensors that begin at one address, the longest takes the others along: its first panels are theirs, if
+// those end with a panel.
+void pack_together(std::vector<at::Tensor*>& tensors) {
+  const auto longer = [](const at::Tensor* a, const at::Tensor* b) { return a->size(0) > b->size(0); };
+  std::stable_sort(tensors.begin(), tensors.end(), longer);
+  const std::int64_t longest = tensors.front()->size(0);
+  for (at::Tensor* tensor : tensors) {
+    if (tensor->size(0) == longest || tensor->size(0) % kFloatPanelOutputs == 0) continue;
+    *tensor = tensor->clone();
+    pack(*tensor);
+  }
+  pack(*tensors.front());
+}
+
+template <typename Bits>
+void copy_rows(const at::Tensor& weight, const at::Tensor& indices, at::Tensor& out) {
+  const auto* from = static_cast<const Bits*>(weight.const_data_ptr());
+  const auto* index = indices.const_data_ptr<std::int64_t>();
+  auto* to = static_cast<Bits*>(out.mutable_data_ptr());
+  const std::int64_t in = weight.size(1);
+  at::parallel_for(0, indices.numel(), /*grain_size=*/8, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      const PanelRow row = panel_row(weight.size(0), in, index[r]);
+      for (std::int64_t i = 0; i < in; ++i) to[r * in + i] = from[row.begin + i * row.stride];
+    }
+  });
+}
+
+}  // namespace
+
+bool suits_packing(const Gpt2Weights& weights) {
+  return weights.device().is_cpu() && weights.weight_dtype() == WeightDtype::kModel && !weights.packed &&
+         ops::to_dtype(weights.dtype()).has_value();
+}
+
+void pack_weights(std::span<Gpt2Weights* const> models) {
+  std::map<const void*, std::vector<at::Tensor*>> by_address;
+  for (Gpt2Weights* model : models) {
+    if (!suits_packing(*model)) continue;
+    for (at::Tensor* tensor : packed_tensors(*model)) by_address[tensor->const_data_ptr()].push_back(tensor);
+    model->packed = true;
+  }
+  for (auto& [address, tensors] : by_address) pack_together(tensors);
+}
+
+void unpack_weights(Gpt2Weights& weights) {
+  for (at::Tensor* tensor : packed_tensors(weights))
+    *tensor = packed_rows(*tensor, at::arange(tensor->size(0), at::kLong));
+  weights.packed = false;
+}
+
+at::Tensor packed_rows(const at::Tensor& weight, const at::Tensor& indices) {
+  const at::Tensor contiguous = indices.contiguous();
+  std::vector<std::int64_t> shape = indices.sizes().vec();
+  shape.push_back(weight.size(1));
+  at::Tensor out = at::empty(shape, weight.options());
+  if (weight.element_size() == 4)
+    copy_rows<std::uint32_t>(weight, contiguous, out);
+  else
+    copy_rows<std::uint16_t>(weight, contiguous, out);
+  return out;
+}
+
+}  // namespace kvfuse

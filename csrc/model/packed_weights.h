@@ -1,0 +1,25 @@
+// Float weights in the order in which the CPU's products of several rows read them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+
+#include "csrc/model/weights.h"
+
+namespace kvfuse {
+
+// Whether pack_weights does anything: float weights on the CPU, of a dtype that the kernels have.
+bool suits_packing(const Gpt2Weights& weights);
+
+// Packs the linears and the token embedding (WeightFormat::kFloatPanels) of all models that suit it, in their
+// own memory, which several of the models may share, and which nothing else may use.
+void pack_weights(std::span<Gpt2Weights* const> models);
+
+// Packed weights in rows again, in memory of their own.
+void unpack_weights(Gpt2Weights& weights);
+
+// Rows `indices` (int64 in [0, out), of any shape) of a packed weight [out, in]: [..., in].
+at::Tensor packed_rows(const at::Tensor& weight, const at::Tensor& indices);
+
+}  // namespace kvfuse
