@@ -1,4 +1,4 @@
-// The one-row products of a GPT-2 decode step, weights read from memory, beside the rate at which memory is
+// The products of a GPT-2 decode step, weights read from memory, beside the rate at which memory is
 // read.
 //
 // Names: <format>/<out>x<in>/B<rows>. Each iteration goes round copies of a weight that together exceed the
@@ -47,6 +47,7 @@ struct Case {
   DType dtype;
 };
 constexpr Case kCases[] = {{"float32", WeightFormat::kFloat, DType::kFloat32},
+                           {"float32_packed", WeightFormat::kFloatPanels, DType::kFloat32},
                            {"bfloat16", WeightFormat::kFloat, DType::kBFloat16},
                            {"int8", WeightFormat::kInt8Rows, DType::kFloat32},
                            {"int4", WeightFormat::kInt4Groups, DType::kFloat32}};

@@ -11,6 +11,7 @@
 #include "benchmark/memory.h"
 #include "benchmark/timer.h"
 #include "csrc/model/linear.h"
+#include "csrc/model/packed_weights.h"
 #include "csrc/ops/ops.h"
 #include "csrc/records/read_bandwidth.h"
 
@@ -42,10 +43,14 @@ double operations_per_s(const at::Tensor& x, const LinearWeight& weight) {
   return 2.0 * static_cast<double>(x.numel()) * static_cast<double>(weight.values.size(0)) / seconds;
 }
 
+// In the order of weights that is faster.
 double measure_product(const Product& product, at::ScalarType dtype, c10::Device device) {
   const at::TensorOptions options = at::TensorOptions().dtype(dtype).device(device);
-  return operations_per_s(at::ones({product.rows, product.in}, options),
-                          {at::ones({product.out, product.in}, options)});
+  const at::Tensor x = at::ones({product.rows, product.in}, options);
+  const LinearWeight weight{.values = at::ones({product.out, product.in}, options)};
+  const double in_rows = operations_per_s(x, weight);
+  if (!device.is_cpu() || !packs(dtype)) return in_rows;
+  return std::max(in_rows, operations_per_s(x, {.values = weight.values, .packed = true}));
 }
 
 }  // namespace
@@ -78,7 +83,7 @@ double measure_code_products(at::ScalarType dtype, WeightDtype weights) {
   const BudgetLifted lifted;
   const at::Tensor x = at::ones({kCpuSide, kCpuSide}, at::TensorOptions().dtype(dtype));
   const auto [codes, scale] = ops::quantize_weight(x, weight_dtype_name(weights));
-  return operations_per_s(x, {codes, scale});
+  return operations_per_s(x, {.values = codes, .scale = scale});
 }
 
 roofline::MachineLimits better_of(const roofline::MachineLimits& a, const roofline::MachineLimits& b) {

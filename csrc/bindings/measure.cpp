@@ -14,6 +14,7 @@
 #include "csrc/bindings/computing.h"
 #include "csrc/bindings/json.h"
 #include "csrc/model/linear.h"
+#include "csrc/model/packed_weights.h"
 #include "csrc/ops/cpu_step.h"
 #include "csrc/ops/dtype.h"
 #include "csrc/ops/ops.h"
@@ -39,11 +40,11 @@ void check_product(const at::Tensor& x, const at::Tensor& weight) {
   throw std::invalid_argument("measure: expected x [rows, in] and weights [out, in], contiguous and alike");
 }
 
-// The products of a forward pass of many rows.
+// The products of a forward pass of many rows, with weights in the order in which models have them.
 void run_products(const at::Tensor& x, const std::vector<at::Tensor>& weights) {
   for (const at::Tensor& weight : weights) {
     check_product(x, weight);
-    linear(x, {weight, {}}, {});
+    linear(x, {.values = weight, .packed = x.is_cpu() && packs(x.scalar_type())}, {});
   }
 }
 
@@ -56,14 +57,16 @@ void run_step_products(const at::Tensor& x, const std::vector<at::Tensor>& weigh
   const at::Tensor out = at::empty({x.size(0), weights.front().size(0)}, x.options());
   for (const at::Tensor& weight : weights) {
     check_product(x, weight);
-    ops::cpu_linear({.x = x.const_data_ptr(),
-                     .weight = weight.const_data_ptr(),
-                     .out = out.mutable_data_ptr(),
-                     .dtype = *dtype,
-                     .out_dtype = *dtype,
-                     .rows = x.size(0),
-                     .in = x.size(1),
-                     .out_size = weight.size(0)});
+    ops::cpu_linear(
+        {.x = x.const_data_ptr(),
+         .weight = weight.const_data_ptr(),
+         .out = out.mutable_data_ptr(),
+         .dtype = *dtype,
+         .out_dtype = *dtype,
+         .weight_format = packs(x.scalar_type()) ? WeightFormat::kFloatPanels : WeightFormat::kFloat,
+         .rows = x.size(0),
+         .in = x.size(1),
+         .out_size = weight.size(0)});
   }
 }
 

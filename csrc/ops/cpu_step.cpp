@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/bandwidth.h"
+#include "kernels/cpu/isa.h"
 #include "kernels/weight_pack.h"
 
 namespace kvfuse::ops {
@@ -29,6 +30,8 @@ void cpu_linear(const LinearParams& params) { cpu::linear(params); }
 void cpu_pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in) {
   cpu::pack_weight(weight, dtype, out_size, in);
 }
+
+bool cpu_multiplies_bfloat16() { return cpu::multiplies_bfloat16(); }
 
 void cpu_find_largest(const LargestParams& params) { cpu::find_largest(params); }
 

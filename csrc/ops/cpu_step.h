@@ -17,6 +17,8 @@ KVFUSE_OPS_API void cpu_linear(const LinearParams& params);  // cpu::linear
 // cpu::pack_weight
 KVFUSE_OPS_API void cpu_pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in);
 
+KVFUSE_OPS_API bool cpu_multiplies_bfloat16();  // cpu::multiplies_bfloat16
+
 KVFUSE_OPS_API void cpu_find_largest(const LargestParams& params);  // cpu::find_largest
 
 KVFUSE_OPS_API std::uint64_t cpu_read_memory(const void* data, std::int64_t bytes);  // cpu::read_memory

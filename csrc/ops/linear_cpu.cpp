@@ -10,14 +10,21 @@
 #include "csrc/ops/check.h"
 #include "csrc/ops/dtype.h"
 #include "csrc/ops/linear_check.h"
+#include "kernels/cpu/isa.h"
 #include "kernels/weight_pack.h"
 #include "kernels/weight_quant.h"
 
 namespace kvfuse::ops {
 namespace {
 
-// With more, products of tiles by oneDNN or MKL win where float weights lie in rows (docs/decisions.md).
+// With more, products of tiles by oneDNN win where weights lie in rows, of a dtype that it has fast products
+// of (docs/decisions.md).
 constexpr std::int64_t kKernelRows = 32;
+
+bool library_wins(at::ScalarType dtype, std::int64_t rows) {
+  return rows > kKernelRows &&
+         (dtype == at::kFloat || (dtype == at::kBFloat16 && cpu::multiplies_bfloat16()));
+}
 
 at::Tensor value_or_none(const std::optional<at::Tensor>& tensor) {
   return is_given(tensor) ? *tensor : at::Tensor();
@@ -63,7 +70,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
   check_linear(args);
   const WeightFormat format = weight_format_of(weight, packed);
   const std::int64_t in = x.size(-1), rows = x.numel() / in;
-  if (format == WeightFormat::kFloat && rows > kKernelRows)
+  if (format == WeightFormat::kFloat && library_wins(x.scalar_type(), rows))
     return x.scalar_type() == at::kFloat ? by_onednn(args) : by_aten(args);
   at::Tensor out = empty_linear_result(x, weight);
   if (out.numel() == 0) return out;

@@ -63,6 +63,8 @@ const char* isa_name(Isa isa) {
 
 Isa active_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relaxed)); }
 
+bool multiplies_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
+
 void set_active_isa(Isa isa) {
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end())

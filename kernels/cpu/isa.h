@@ -18,6 +18,9 @@ const char* isa_name(Isa isa);
 // Throws std::runtime_error if KVFUSE_ISA names an unknown one or one that this machine lacks.
 Isa active_isa();
 
+// Whether the machine has products of bfloat16 (AVX-512 BF16). The kernels have none; oneDNN does.
+bool multiplies_bfloat16();
+
 // Makes every later call run with `isa` (for tests and benchmarks). Throws if the machine lacks it.
 void set_active_isa(Isa isa);
 

@@ -241,8 +241,9 @@ def linear(
     to eight bits, or to 13 to 15 where one stands out or ``fine_activations`` asks for it (products of many
     rows then take twice as long), beside int4 each 32 inputs to 127 steps.
 
-    With ``packed`` the weight is what ``pack_weight`` gave, whose products are faster from two rows on; more
-    than 32 rows beside another float weight go to PyTorch's own products.
+    With ``packed`` the weight is what ``pack_weight`` gave, whose products are faster from two rows on. More
+    than 32 rows beside another weight of float32, or of bfloat16 where the machine multiplies it, go to
+    PyTorch's own products.
 
     Raises:
         TypeError: a dtype.

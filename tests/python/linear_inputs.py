@@ -30,6 +30,10 @@ def rows_of(packed: Tensor) -> Tensor:
     return torch.cat([panels.mT.reshape(whole, width), rest.T])
 
 
+def has_library_products(dtype: torch.dtype) -> bool:
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
+
+
 def activation_step(x: Tensor, int8: bool, fine: bool) -> Tensor:
     """To which each element is rounded beside codes (docs/numerics.md)."""
     width = x.shape[-1]
@@ -75,7 +79,7 @@ def assert_right(out: Tensor, given: dict) -> None:
     x, dtype, gelu = given["x"], given["x"].dtype, given.get("gelu", "none")
     weight, scale, bias = given["weight"], given.get("weight_scale"), given.get("bias")
     packed = given.get("packed", False)
-    library = scale is None and not packed and x.numel() > 32 * x.shape[-1]
+    library = not packed and scale is None and x.numel() > 32 * x.shape[-1] and has_library_products(dtype)
     weight = rows_of(weight) if packed else weight
     weight = weight.double() if scale is None else values_of(weight, scale)
     bias = None if bias is None else bias.double()
