@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <array>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 #include "csrc/bindings/json.h"
 #include "csrc/bindings/model.h"
 #include "csrc/model/generate.h"
+#include "csrc/model/packed_weights.h"
 #include "csrc/model/prepared_weights.h"
 #include "csrc/records/run_facts.h"
 #include "csrc/versions/registry.h"
@@ -42,6 +44,12 @@ TokenBatch token_batch(const Gpt2& model, const at::Tensor& tokens, const Length
 std::uint64_t checked_seed(std::int64_t seed) {
   if (seed < 0) throw std::invalid_argument("seed: expected a number >= 0, got " + std::to_string(seed));
   return static_cast<std::uint64_t>(seed);
+}
+
+// `weights` that nobody else holds.
+Gpt2Weights packed(Gpt2Weights weights) {
+  pack_weights(std::array{&weights});
+  return weights;
 }
 
 PreparedModel prepare(const Gpt2Weights& weights, const std::string& version,
@@ -163,13 +171,14 @@ void bind_weights(py::module_& module) {
       .def_static(
           "load",
           [](const std::filesystem::path& path, const ModelConfig& config, at::ScalarType dtype,
-             at::Device device,
-             bool strict) { return load_weights(path, config, dtype, {.strict = strict}).to(device); },
+             at::Device device, bool strict) {
+            return packed(load_weights(path, config, dtype, {.strict = strict}).to(device));
+          },
           Computing())
       .def_static(
           "random",
           [](const ModelConfig& config, at::ScalarType dtype, at::Device device, std::int64_t seed) {
-            return random_weights(config, dtype, checked_seed(seed)).to(device);
+            return packed(random_weights(config, dtype, checked_seed(seed)).to(device));
           },
           Computing())
       .def_readonly("warnings", &Gpt2Weights::warnings)

@@ -7,7 +7,8 @@
 namespace kvfuse {
 
 // `weights` as `strategy` runs them: a borrowing layer keeps only the query rows of its fused QKV projection,
-// or takes its owner's if its q_alignment is kCopy. Views of the same memory: nothing is copied.
+// or takes its owner's if its q_alignment is kCopy. Views of the same memory: nothing is copied. Packed
+// weights (packed_weights.h) need an n_embd of whole panels.
 // Throws std::invalid_argument if the weights share layers already, if groups are smaller than 1, or if
 // q_alignment is kFit, which takes fit_shared_layers.
 Gpt2Weights with_shared_layers(Gpt2Weights weights, const Strategy& strategy);

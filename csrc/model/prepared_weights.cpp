@@ -1,12 +1,15 @@
 #include "csrc/model/prepared_weights.h"
 
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "csrc/model/layer_sharing.h"
+#include "csrc/model/packed_weights.h"
 #include "csrc/model/quantized_weights.h"
 #include "csrc/model/transforms.h"
+#include "kernels/weight_format.h"
 
 namespace kvfuse {
 
@@ -28,10 +31,24 @@ void check_quantized(const Gpt2Weights& own, const Strategy& strategy, const Tra
   expect(!transforms.any(), "weights in floating point, to transform them");
 }
 
+// Whether rows of the weights are needed one by one. Layers that borrow need the first ones alone, which are
+// whole panels as a rule.
+bool needs_rows(const Gpt2Weights& own, const Strategy& strategy, const Transforms& transforms) {
+  return strategy.weight_dtype != WeightDtype::kModel || strategy.q_alignment == QAlignment::kFit ||
+         transforms.any() || (strategy.sharing_group > 1 && own.config.n_embd % kFloatPanelOutputs != 0);
+}
+
 }  // namespace
 
 FittedLayers prepare_weights(const Gpt2Weights& own, const Strategy& strategy, const Transforms& transforms,
                              const at::Tensor& calibration) {
+  if (own.packed && needs_rows(own, strategy, transforms)) {
+    Gpt2Weights rows = own;
+    unpack_weights(rows);
+    FittedLayers prepared = prepare_weights(rows, strategy, transforms, calibration);
+    pack_weights(std::array{&prepared.weights});
+    return prepared;
+  }
   const bool stored_quantized = own.weight_dtype() != WeightDtype::kModel;
   if (stored_quantized) check_quantized(own, strategy, transforms);
   FittedLayers shared = strategy.q_alignment == QAlignment::kFit

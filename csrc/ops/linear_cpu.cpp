@@ -1,6 +1,4 @@
 // The operators of linear layers on the CPU.
-#include <ATen/core/List.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
@@ -17,13 +15,10 @@
 namespace kvfuse::ops {
 namespace {
 
-// With more, products of tiles by oneDNN win where weights lie in rows, of a dtype that it has fast products
-// of (docs/decisions.md).
-constexpr std::int64_t kKernelRows = 32;
-
+// Whether PyTorch's products are faster (docs/decisions.md).
 bool library_wins(at::ScalarType dtype, std::int64_t rows) {
-  return rows > kKernelRows &&
-         (dtype == at::kFloat || (dtype == at::kBFloat16 && cpu::multiplies_bfloat16()));
+  constexpr std::int64_t kKernelRows = 32;
+  return rows > kKernelRows && dtype == at::kBFloat16 && cpu::multiplies_bfloat16();
 }
 
 at::Tensor value_or_none(const std::optional<at::Tensor>& tensor) {
@@ -42,19 +37,6 @@ at::Tensor normalised(const LinearArguments& args) {
       .to(args.x.scalar_type());
 }
 
-// PyTorch's oneDNN product with an elementwise function fused behind it. at::linear sends float32 to MKL,
-// which is slower on AMD machines (docs/decisions.md); the weight needs no repacking.
-at::Tensor by_onednn(const LinearArguments& args) {
-  using Scalars = c10::List<std::optional<at::Scalar>>;
-  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                               std::string_view, Scalars, std::optional<std::string_view>);
-  static const auto product =
-      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Signature>();
-  const bool plain = args.gelu == "none";
-  return product.call(normalised(args), args.weight, args.bias, plain ? "none" : "gelu", Scalars(),
-                      args.gelu == "tanh" ? "tanh" : "none");
-}
-
 at::Tensor by_aten(const LinearArguments& args) {
   const at::Tensor out = at::linear(normalised(args), args.weight, value_or_none(args.bias));
   if (args.gelu == "none") return out;
@@ -70,8 +52,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
   check_linear(args);
   const WeightFormat format = weight_format_of(weight, packed);
   const std::int64_t in = x.size(-1), rows = x.numel() / in;
-  if (format == WeightFormat::kFloat && library_wins(x.scalar_type(), rows))
-    return x.scalar_type() == at::kFloat ? by_onednn(args) : by_aten(args);
+  if (format == WeightFormat::kFloat && library_wins(x.scalar_type(), rows)) return by_aten(args);
   at::Tensor out = empty_linear_result(x, weight);
   if (out.numel() == 0) return out;
   // The kernel normalises rows of float32, as the residual stream of a model is.

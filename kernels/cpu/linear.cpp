@@ -22,8 +22,6 @@ constexpr std::int64_t kTaskBytes = 200 << 10;
 // Of weights that one row reads in one go, two at a time, if that leaves two tasks or more for each worker.
 constexpr std::int64_t kMostStretchBytes = 64 << 10;
 
-constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
-
 // The one row of x with two stretches of outputs, `most` at most, from begins[0] and begins[1] on.
 template <typename W>
 void run_pair(const LinearParams& p, const LinearInputs& inputs, const std::int64_t (&begins)[2],
@@ -101,9 +99,7 @@ void multiply_all(const LinearParams& p) {
 #if defined(__AVX512VNNI__)
   if (goes_by_panels(p)) return multiply_by_panels(p, inputs);
 #endif
-  if (p.weight_format == WeightFormat::kFloatPanels)
-    return with_cache_type(p.dtype,
-                           [&](auto element) { multiply_by_float_panels<decltype(element)>(p, inputs); });
+  if (goes_by_float_panels(p)) return multiply_by_float_panels(p, inputs);
   const std::int64_t row_bytes =
       weight_row_bytes(p.weight_format, p.dtype, p.in) + scale_row_bytes(p.weight_format, p.in);
   with_weight_type(p, [&](auto element) {
@@ -118,8 +114,6 @@ void multiply_all(const LinearParams& p) {
       if constexpr (!std::is_same_v<W, Int4Weight>)
         if (pairs) return run_pair<W>(p, inputs, {begin, begin + tasks * stretch}, stretch);
       const std::int64_t end = std::min(begin + stretch, p.out_size);
-      if constexpr (!std::is_same_v<W, Int4Weight> && !std::is_same_v<W, std::int8_t>)
-        if (goes_by_stretches(p)) return run_task_by_stretches<W>(p, inputs, begin, end);
       run_task<W>(p, inputs, begin, end);
     });
   });

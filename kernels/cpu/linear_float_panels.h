@@ -1,5 +1,6 @@
 // Rows of x times float weights in panels (weight_format.h): a vector of outputs for each input, which all
-// rows in registers share. Weights are read once, in the order of memory.
+// rows in registers share. Weights are read once, in the order of memory; many rows pack weights in rows
+// first.
 #pragma once
 
 #include <algorithm>
@@ -26,13 +27,28 @@ inline RowGroups float_panel_groups(std::int64_t rows) {
   return {rows, rows <= kMostFloatPanelRows ? kMostFloatPanelRows : kMostWidePanelRows};
 }
 
+// Rows of x beside weights in rows, more of which pack the weights: fewer are faster as they lie.
+constexpr int kMostRowsUnpacked = 12;
+inline bool goes_by_float_panels(const LinearParams& p) {
+  return p.weight_format == WeightFormat::kFloatPanels ||
+         (p.weight_format == WeightFormat::kFloat && p.rows > kMostRowsUnpacked);
+}
+
+// Panels of float32 that a task packs: as many as the second-level cache holds beside x, if it can.
+constexpr std::int64_t panels_to_pack(std::int64_t in) {
+  constexpr std::int64_t kBytes = 200 << 10;
+  const std::int64_t bytes = in * kFloatPanelOutputs * static_cast<std::int64_t>(sizeof(float));
+  return std::clamp<std::int64_t>(kBytes / bytes, kWidePanels, 4);
+}
+
 // The rows of x, kFloatPanelInputs of each row of a group in turn: a product takes an input of every row from
 // lines that follow upon one another.
 struct FloatPanelInputs {
   RowGroups groups;
   std::int64_t blocks = 0;
-  float* values = nullptr;      // [group][block][row of the group][kFloatPanelInputs]
-  float* last_panel = nullptr;  // room for one that is less wide, as wide as the others
+  float* values = nullptr;  // [group][block][row of the group][kFloatPanelInputs]
+  float* panels = nullptr;  // beside weights in rows room for those of a task, a worker each; else for the
+                            // last one as wide as the others, if it is not
 
   // Of a group, from input `first` on, a multiple of kFloatPanelInputs.
   float* at(std::int64_t group, std::int64_t first) const {
@@ -53,15 +69,22 @@ struct PanelSums {
   std::int64_t row_stride, panel_stride;
 };
 
-// How far ahead weights are fetched where products take longer than reading: a stream that is followed by
-// computing is not read far enough ahead by the hardware alone.
-constexpr std::int64_t kFetchAheadBytes = 8 << 10;
+// What products fetch meanwhile: beside each input a line of each of their panels. Streams that computing
+// follows are not read far enough ahead by the hardware alone.
+enum class Fetch {
+  kNothing,
+  kSoon,   // into the first-level cache
+  kLater,  // into the second
+};
 
 // sums += the products of `in` inputs of kRows rows with kPanels panels, `apart` elements from one to the
-// next; `begins`: or = them. A product is one chain of sums, whatever the number of rows and panels.
-template <int kRows, int kPanels, bool kFetches, typename W>
-[[gnu::noinline]] void add_panel_products(const W* weight, std::int64_t apart, const float* x,
-                                          std::int64_t in, bool begins, const PanelSums& sums) {
+// next; `begins`: or = them. A product is one chain of sums, whatever the number of rows and panels. What
+// lies at `fetched` as the weights do at `weight` is fetched.
+template <int kRows, int kPanels, Fetch kFetch, typename W>
+[[gnu::noinline]] void add_panel_products(const W* weight, std::int64_t apart, const char* fetched,
+                                          const float* x, std::int64_t in, bool begins,
+                                          const PanelSums& sums) {
+  constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
   constexpr int kVectors = kPanels * kVectorsOfPanel;
   const auto sum_at = [&](int row, int v) {
     return sums.data + row * sums.row_stride + v / kVectorsOfPanel * sums.panel_stride +
@@ -76,11 +99,13 @@ template <int kRows, int kPanels, bool kFetches, typename W>
     for (std::int64_t j = 0; j < steps; ++j, weight += kPanelWidth) {
       Vec w[kVectors];
       unrolled<kVectors>([&](auto v) {
-        const W* part = weight + v / kVectorsOfPanel * apart + v % kVectorsOfPanel * kLanes;
-        if constexpr (kFetches && v % kVectorsOfPanel == 0)
-          __builtin_prefetch(reinterpret_cast<const char*>(part) + kFetchAheadBytes);
-        w[v] = load(part);
+        constexpr int kPanel = v / kVectorsOfPanel, kPart = v % kVectorsOfPanel;
+        // Beside a load: GCC 12 leaves out a call that does nothing but prefetch.
+        if constexpr (kFetch != Fetch::kNothing && kPart == 0)
+          __builtin_prefetch(fetched + kPanel * apart * kElement, 0, kFetch == Fetch::kSoon ? 3 : 2);
+        w[v] = load(weight + kPanel * apart + kPart * kLanes);
       });
+      if constexpr (kFetch != Fetch::kNothing) fetched += kPanelWidth * kElement;
       unrolled<kRows>([&](auto row) {
         const Vec value = splat(x[row * kFloatPanelInputs + j]);
         unrolled<kVectors>([&](auto v) { chains[row][v] = fma(w[v], value, chains[row][v]); });
@@ -89,6 +114,23 @@ template <int kRows, int kPanels, bool kFetches, typename W>
   }
   unrolled<kRows>(
       [&](auto row) { unrolled<kVectors>([&](auto v) { store(sum_at(row, v), chains[row][v]); }); });
+}
+
+// `count` rows of a weight (kFloatPanelOutputs at most) as a panel, which zeros fill up.
+template <typename W>
+void pack_rows(const W* rows, std::int64_t in, std::int64_t count, float* panel) {
+  const std::int64_t whole = in / kLanes * kLanes;
+  for (std::int64_t i = 0; i < whole; i += kLanes)
+    for (int first = 0; first < kPanelWidth; first += kLanes) {
+      Vec block[kLanes];
+      for (int o = 0; o < kLanes; ++o)
+        block[o] = first + o < count ? load(rows + (first + o) * in + i) : zero();
+      transpose(block);
+      for (int j = 0; j < kLanes; ++j) store(panel + (i + j) * kPanelWidth + first, block[j]);
+    }
+  for (std::int64_t i = whole; i < in; ++i)
+    for (int o = 0; o < kPanelWidth; ++o)
+      panel[i * kPanelWidth + o] = o < count ? to_float(rows[o * in + i]) : 0.0F;
 }
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <span>
 #include <type_traits>
 
 #include "kernels/cpu/linear_inputs.h"
@@ -16,20 +15,13 @@ namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {  // of linear.cpp, which alone includes this: otherwise 16 rows take 1.05 to 1.1 times as long
              // (GCC 12)
 
-// At most, that share a weight in a register; beside INT4, and beside float32 from the caches, one more.
+// At most, that share a weight in a register; beside INT4 one more.
 constexpr int kRowsAtOnce = kLanes == 16 ? 5 : 4;
 constexpr int kMostRowsAtOnce = kLanes == 16 ? 6 : 4;
 // Of rows; with more than these most products come from the caches, and streams gain nothing.
 constexpr std::int64_t kMostRowsByStreams = 12;
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
-// Of a group of rows of x, that the first-level cache holds beside weights. Longer ones are gone through in
-// stretches of so many inputs, each with all outputs of a task and up to so many groups of rows.
-constexpr std::int64_t kMostInputsAtOnce = 1536;
-constexpr std::int64_t kStretchInputs = 96;
-constexpr std::int64_t kStretchGroups = 3;
-constexpr std::int64_t kStretchRows = kStretchGroups * kMostRowsAtOnce;
-
 // The rows of x that the products with weights of type W take.
 template <typename W>
 const float* rows_for(const W*, const LinearInputs& inputs) {
@@ -40,9 +32,7 @@ const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) { r
 // The groups of rows of x beside weights of type W.
 template <typename W>
 RowGroups groups_of(std::int64_t rows) {
-  const bool floats_from_caches = std::is_same_v<W, float> && rows > kMostRowsByStreams;
-  const bool most = std::is_same_v<W, Int4Weight> || floats_from_caches;
-  return {rows, most ? kMostRowsAtOnce : kRowsAtOnce};
+  return {rows, std::is_same_v<W, Int4Weight> ? kMostRowsAtOnce : kRowsAtOnce};
 }
 
 // Whether groups of rows fetch the next task's weights. Where there is but one, four streams of float32 are
@@ -161,72 +151,6 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
         last - first, [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
     for (std::int64_t row = first; row < last; ++row)
       finish(p, inputs, row, begin, end - begin, sums[row - first]);
-  }
-}
-
-// Whether rows of x go by stretches of their inputs. With shorter vectors products take longer than x does.
-bool goes_by_stretches(const LinearParams& p) {
-  return kLanes == 16 && p.weight_format == WeightFormat::kFloat && p.rows > kMostRowsByStreams &&
-         p.in > kMostInputsAtOnce && p.in % kLanes == 0;
-}
-
-// A task whose sums are put by and taken up again from stretch to stretch of the inputs, so that x stays in
-// the first-level cache: the same chains of sums as without.
-template <typename W>
-void run_task_by_stretches(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin,
-                           std::int64_t end) {
-  Vec chains[kOutputsPerTask / kOutputsAtOnce][kStretchRows][kOutputsAtOnce];
-  alignas(64) float sums[kStretchRows][kOutputsPerTask];
-  const W* weight = static_cast<const W*>(p.weight) + begin * p.in;
-  const std::int64_t count = end - begin, tiles = count / kOutputsAtOnce;
-  const auto groups = groups_of<W>(p.rows);
-  // Of three groups the first, whose products miss the most, fetches nothing.
-  const std::int64_t idle = groups.count == kStretchGroups ? 1 : 0;
-  for (std::int64_t first_group = 0; first_group < groups.count; first_group += kStretchGroups) {
-    const std::int64_t last_group = std::min(first_group + kStretchGroups, groups.count);
-    const std::int64_t first = groups.begin(first_group), last = groups.begin(last_group);
-    expect_outputs(p, first, last, begin, end);
-    std::fill_n(chains[0][0], tiles * kStretchRows * kOutputsAtOnce, zero());
-    struct Group {
-      std::int64_t first;
-      std::int64_t rows;
-      Ahead share;  // as beside the first tile's first stretch
-    } parts[kStretchGroups];
-    for (std::int64_t g = first_group; g < last_group; ++g)
-      parts[g - first_group] = {groups.begin(g) - first, groups.begin(g + 1) - groups.begin(g), {}};
-    for (std::int64_t i = 0; i < p.in; i += kStretchInputs) {
-      const std::int64_t stretch = std::min(kStretchInputs, p.in - i);
-      if (i == 0 || stretch < kStretchInputs)  // seldom: divisions take as long as products
-        for (std::int64_t g = first_group; g < last_group; ++g)
-          parts[g - first_group].share = share_of_next_task(groups.count - idle, g - idle, kOutputsAtOnce,
-                                                            weight + count * p.in, stretch * kOutputsAtOnce);
-      for (std::int64_t t = 0; t < tiles; ++t) {
-        const std::int64_t tile = t * kOutputsAtOnce * p.in;
-        const std::int64_t fetched = (tile + i * kOutputsAtOnce) * static_cast<std::int64_t>(sizeof(W));
-        const W* w = weight + tile + i;
-        const float* x = inputs.values + first * inputs.stride + i;
-        for (const Group& part : std::span(parts, last_group - first_group))
-          with_rows<kMostRowsAtOnce>(part.rows, [&](auto rows) {
-            go_on<rows>(w, p.in, x + part.first * inputs.stride, inputs.stride, stretch,
-                        LinesAhead<2>{part.share.data + fetched, part.share.step}, chains[t] + part.first);
-          });
-      }
-    }
-    for (std::int64_t t = 0; t < tiles; ++t) {
-      float tile[kStretchRows][kOutputsAtOnce];
-      sum_lanes(chains[t], tile);
-      for (std::int64_t row = first; row < last; ++row)
-        std::copy_n(tile[row - first], kOutputsAtOnce, sums[row - first] + t * kOutputsAtOnce);
-    }
-    for (std::int64_t row = first; row < last; ++row) {
-      for (std::int64_t o = tiles * kOutputsAtOnce; o < count; ++o) {
-        float sum[1][1];
-        products(weight + o * p.in, inputs.values + row * inputs.stride, inputs.stride, p.in, NothingAhead{},
-                 sum);
-        sums[row - first][o] = sum[0][0];
-      }
-      finish(p, inputs, row, begin, count, sums[row - first]);
-    }
   }
 }
 

@@ -12,6 +12,7 @@
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
+constexpr std::int64_t kMostRows = 256;  // that scratch holds; the next ones read the weights anew
 // 4 us of work, of preparing x and of reading weights; waking a thread takes 1 us or more.
 constexpr std::int64_t kInputsPerWorker = 16 << 10;
 constexpr std::int64_t kBytesPerWorker = 64 << 10;
@@ -39,6 +40,11 @@ struct LinearInputs {
   FloatPanelInputs side_by_side;  // beside panels of floats
 };
 
+// Whether products take the rows of x as they are.
+inline bool keeps_rows(const LinearParams& p) {
+  return p.weight_format == WeightFormat::kFloat && !goes_by_float_panels(p);
+}
+
 // Room in this thread's scratch memory; nothing is written.
 inline LinearInputs take_scratch(const LinearParams& p, int workers) {
   LinearInputs inputs;
@@ -50,7 +56,7 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
     bytes += padded(count * static_cast<std::int64_t>(sizeof(T)));
   };
   const auto cut_all = [&] {
-    cut(inputs.values, (p.weight_format == WeightFormat::kFloat ? p.rows : workers) * inputs.stride);
+    cut(inputs.values, (keeps_rows(p) ? p.rows : workers) * inputs.stride);
     cut(inputs.parameter, workers * inputs.stride);
     const std::int64_t blocks = activation_blocks(p.in);
     if (p.weight_format == WeightFormat::kInt8Rows) {
@@ -68,12 +74,14 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       cut(inputs.bytes.whole, inputs.bytes.rows * blocks);
       cut(inputs.panels, worker_count(p.out_size) * Panel::bytes(blocks));
     }
-    if (p.weight_format == WeightFormat::kFloatPanels) {
+    if (goes_by_float_panels(p)) {
       inputs.side_by_side.groups = float_panel_groups(p.rows);
       inputs.side_by_side.blocks = (p.in + kFloatPanelInputs - 1) / kFloatPanelInputs;
       cut(inputs.side_by_side.values, p.rows * inputs.side_by_side.blocks * kFloatPanelInputs);
-      if (p.out_size % kFloatPanelOutputs != 0)
-        cut(inputs.side_by_side.last_panel, p.in * kFloatPanelOutputs);
+      const std::int64_t panels = p.weight_format == WeightFormat::kFloat
+                                      ? worker_count(p.out_size) * panels_to_pack(p.in)
+                                      : std::int64_t{p.out_size % kFloatPanelOutputs != 0};
+      cut(inputs.side_by_side.panels, panels * p.in * kFloatPanelOutputs);
     }
     if (p.weight_format == WeightFormat::kInt4Groups) {
       inputs.int4.stride = int4_stride_of(p.in);
@@ -115,11 +123,11 @@ inline void layer_norm(float* x, const LinearParams& p, float* parameter) {
 inline void prepare(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, int worker) {
   const bool normalised = p.norm_weight != nullptr;
   const DType dtype = normalised ? DType::kFloat32 : p.dtype;
-  float* x = inputs.values + (p.weight_format == WeightFormat::kFloat ? row : worker) * inputs.stride;
+  float* x = inputs.values + (keeps_rows(p) ? row : worker) * inputs.stride;
   read_row(static_cast<const char*>(p.x) + row * p.in * element_bytes(dtype), dtype, p.in, x);
   std::fill(x + p.in, x + inputs.stride, 0.0F);
   if (normalised) layer_norm(x, p, inputs.parameter + worker * inputs.stride);
-  if (p.weight_format == WeightFormat::kFloatPanels) inputs.side_by_side.take(x, row);
+  if (goes_by_float_panels(p)) inputs.side_by_side.take(x, row);
   if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
   if (p.weight_format != WeightFormat::kInt8Rows) return;
   const std::int64_t blocks = activation_blocks(p.in);

@@ -127,17 +127,6 @@ template <int kRows, int kOutputs, typename W, typename Fetch>
         sums[row][o] += to_float(weight[o * apart + j]) * x[row * stride + j];
 }
 
-// `chains` of rows of a weight that lie one behind the other, in vectors of `count` elements from `weight`
-// on. Not inlined: there it runs out of registers (GCC 12).
-template <int kRows, int kOutputs, typename W>
-[[gnu::noinline]] void go_on(const W* weight, std::int64_t in, const float* x, std::int64_t stride,
-                             std::int64_t count, LinesAhead<2> ahead, Vec (*chains)[kOutputs]) {
-  Vec sums[kRows][kOutputs];
-  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { sums[row][o] = chains[row][o]; }); });
-  add_products(weight, in, x, stride, count, ahead, sums);
-  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = sums[row][o]; }); });
-}
-
 // The same in integers: exact, in whatever order. Rows of x go on with zeros, for a whole vector at least.
 template <int kRows, int kOutputs, typename Fetch>
 [[gnu::always_inline]] inline void products_apart(const std::int8_t* weight, std::int64_t apart,

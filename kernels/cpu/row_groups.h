@@ -17,11 +17,11 @@ struct RowGroups {
   std::int64_t group_of(std::int64_t row) const { return ((row + 1) * count - 1) / rows; }
 };
 
-// Calls f with a constant: `rows`, or kMost if that is less.
-template <int kMost, typename F>
+// Calls f with a constant: `rows`, within [kLeast, kMost].
+template <int kMost, int kLeast = 1, typename F>
 void with_rows(std::int64_t rows, F&& f) {
-  if constexpr (kMost > 1) {
-    if (rows < kMost) return with_rows<kMost - 1>(rows, f);
+  if constexpr (kMost > kLeast) {
+    if (rows < kMost) return with_rows<kMost - 1, kLeast>(rows, f);
   }
   f(std::integral_constant<int, kMost>{});
 }

@@ -3,13 +3,14 @@
 //
 //   zero, splat, load (float, BFloat16, Float16, int8_t), store, add, sub, mul, fma (a * b + c), max,
 //   reduce_add, reduce_max, exp2_scale (x * 2^n), round_to_even, keep_if_not_less (x where a >= b or either
-//   is NaN, else 0), sum_rows8 (lane sums of eight vectors), quantize (round, clamp to +-127, narrow to
-//   int8), IntVec with int_zero, int_dot (acc + q * row over kIntLanes products), sum_rows8 and reduce_add,
-//   pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled; CodeVec, kCodeLanes 8-bit
-//   codes widened by load_codes, and CodeSum with code_zero, code_dot (acc + codes * 16-bit values), add and
-//   sum_rows8. Of kInt4Groups weights (weight_format.h) NibbleVec, the codes (plus 8) of kNibbleGroups
-//   groups, with load_nibbles, nibble_dot (four lanes a group, whose sum, begun with `start`, is the group's
-//   product with 8-bit values that lie as nibble_position says) and group_scales (four lanes a group).
+//   is NaN, else 0), transpose (kLanes vectors), sum_rows8 (lane sums of eight vectors), quantize (round,
+//   clamp to +-127, narrow to int8), IntVec with int_zero, int_dot (acc + q * row over kIntLanes products),
+//   sum_rows8 and reduce_add, pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled;
+//   CodeVec, kCodeLanes 8-bit codes widened by load_codes, and CodeSum with code_zero, code_dot (acc + codes
+//   * 16-bit values), add and sum_rows8. Of kInt4Groups weights (weight_format.h) NibbleVec, the codes (plus
+//   8) of kNibbleGroups groups, with load_nibbles, nibble_dot (four lanes a group, whose sum, begun with
+//   `start`, is the group's product with 8-bit values that lie as nibble_position says) and group_scales
+//   (four lanes a group).
 //
 // With AVX-512 VNNI also ByteVec, 64 codes, with load_bytes, load_quad (four unsigned values in all lanes),
 // byte_dot (acc + sums of four products), transpose_quads, load_sum and store; and for weighted sums of four

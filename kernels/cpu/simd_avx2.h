@@ -45,6 +45,26 @@ inline Vec keep_if_not_less(Vec x, Vec a, Vec b) {
   return _mm256_and_ps(x, _mm256_cmp_ps(a, b, _CMP_NLT_UQ));
 }
 
+// rows[i] becomes lanes i of each of the rows.
+inline void transpose(Vec (&rows)[8]) {
+  Vec pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  // fours[4 g + j]: lanes j of each 128 bits of rows 4 g to 4 g + 3.
+  for (int g = 0; g < 8; g += 4) {
+    fours[g] = _mm256_shuffle_ps(pairs[g], pairs[g + 2], 0x44);
+    fours[g + 1] = _mm256_shuffle_ps(pairs[g], pairs[g + 2], 0xEE);
+    fours[g + 2] = _mm256_shuffle_ps(pairs[g + 1], pairs[g + 3], 0x44);
+    fours[g + 3] = _mm256_shuffle_ps(pairs[g + 1], pairs[g + 3], 0xEE);
+  }
+  for (int j = 0; j < 4; ++j) {
+    rows[j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x20);
+    rows[4 + j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x31);
+  }
+}
+
 inline void quantize(Vec x, std::int8_t* codes) {
   __m256i integers = _mm256_cvtps_epi32(x);
   integers = _mm256_min_epi32(_mm256_max_epi32(integers, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));

@@ -50,6 +50,38 @@ inline Vec keep_if_not_less(Vec x, Vec a, Vec b) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), x);
 }
 
+// rows[i] becomes lanes i, of 32 bits, of each of the rows.
+inline void transpose_lanes(__m512i (&rows)[16]) {
+  __m512i pairs[16], fours[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  // fours[4 g + j]: quads j of each 128 bits of rows 4 g to 4 g + 3.
+  for (int g = 0; g < 16; g += 4) {
+    fours[g] = _mm512_unpacklo_epi64(pairs[g], pairs[g + 2]);
+    fours[g + 1] = _mm512_unpackhi_epi64(pairs[g], pairs[g + 2]);
+    fours[g + 2] = _mm512_unpacklo_epi64(pairs[g + 1], pairs[g + 3]);
+    fours[g + 3] = _mm512_unpackhi_epi64(pairs[g + 1], pairs[g + 3]);
+  }
+  for (int j = 0; j < 4; ++j) {
+    const __m512i even_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88);
+    const __m512i even_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
+    const __m512i odd_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xDD);
+    const __m512i odd_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xDD);
+    rows[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+    rows[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+    rows[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xDD);
+    rows[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xDD);
+  }
+}
+inline void transpose(Vec (&rows)[16]) {
+  __m512i bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = _mm512_castps_si512(rows[i]);
+  transpose_lanes(bits);
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_castsi512_ps(bits[i]);
+}
+
 // out[i] = reduce_add(rows[i]), to the bit.
 inline void sum_rows8(const Vec (&rows)[8], float* out) {
   __m256 halves[8];
@@ -123,30 +155,7 @@ inline CodeSum byte_dot(CodeSum acc, ByteVec values, ByteVec codes) {
   return CodeSum(_mm512_dpbusd_epi32(__m512i(acc), values, codes));
 }
 // rows[i] becomes bytes 4 i to 4 i + 3 of each of the rows.
-inline void transpose_quads(ByteVec (&rows)[16]) {
-  ByteVec pairs[16], fours[16];
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-  }
-  // fours[4 g + j]: quads j of each 128 bits of rows 4 g to 4 g + 3.
-  for (int g = 0; g < 16; g += 4) {
-    fours[g] = _mm512_unpacklo_epi64(pairs[g], pairs[g + 2]);
-    fours[g + 1] = _mm512_unpackhi_epi64(pairs[g], pairs[g + 2]);
-    fours[g + 2] = _mm512_unpacklo_epi64(pairs[g + 1], pairs[g + 3]);
-    fours[g + 3] = _mm512_unpackhi_epi64(pairs[g + 1], pairs[g + 3]);
-  }
-  for (int j = 0; j < 4; ++j) {
-    const ByteVec even_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88);
-    const ByteVec even_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
-    const ByteVec odd_low = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xDD);
-    const ByteVec odd_high = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xDD);
-    rows[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
-    rows[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-    rows[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xDD);
-    rows[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xDD);
-  }
-}
+inline void transpose_quads(ByteVec (&rows)[16]) { transpose_lanes(rows); }
 // quads[j], lane 4 l + i: the codes of four rows at channel 16 l + 4 j + i.
 inline void interleave_rows(const ByteVec (&rows)[4], ByteVec (&quads)[4]) {
   const ByteVec first[2] = {_mm512_unpacklo_epi8(rows[0], rows[1]), _mm512_unpackhi_epi8(rows[0], rows[1])};

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/half.h"
 
@@ -59,6 +60,10 @@ inline Vec max(const Vec& a, const Vec& b) {
 }
 inline Vec absolute(const Vec& x) {
   return map_lanes([&](int i) { return std::fabs(x.lane[i]); });
+}
+inline void transpose(Vec (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < i; ++j) std::swap(rows[i].lane[j], rows[j].lane[i]);
 }
 inline float reduce_add(const Vec& x) {
   float sum = 0.0F;

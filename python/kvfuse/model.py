@@ -193,7 +193,8 @@ class Gpt2:
         self.version: str = self._native.version
 
     def with_version(self, version: str, calibration: Tensor | None = None) -> "Gpt2":
-        """The same model for another version; the memory of all weights that neither changes is shared.
+        """The same model for another version, which shares the memory of its weights, unless one of the two
+        rounds, fits or transforms them.
 
         Raises:
             ValueError: an unknown version, or calibration tokens that are missing.

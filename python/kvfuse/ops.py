@@ -242,8 +242,8 @@ def linear(
     rows then take twice as long), beside int4 each 32 inputs to 127 steps.
 
     With ``packed`` the weight is what ``pack_weight`` gave, whose products are faster from two rows on. More
-    than 32 rows beside another weight of float32, or of bfloat16 where the machine multiplies it, go to
-    PyTorch's own products.
+    than 32 rows of bfloat16 beside another weight go to PyTorch's own products where the machine multiplies
+    bfloat16.
 
     Raises:
         TypeError: a dtype.

@@ -184,15 +184,21 @@ TEST_P(Linear, AnyNumberOfThreads) {
   omp_set_num_threads(own);
 }
 
+// Weights in rows are packed beside more than 12 rows, whose sums then go another way.
 TEST_P(Linear, RowAloneOrInABatch) {
   for (const WeightFormat format : kFormats)
     for (const std::int64_t in : {800, 1600}) {
-      const LinearCase c = {
-          .dtype = DType::kFloat32, .rows = 71, .in = in, .norm = true, .weight_format = format};
+      const bool in_rows = format == WeightFormat::kFloat;
+      const LinearCase c = {.dtype = DType::kFloat32,
+                            .rows = in_rows ? 12 : 71,
+                            .in = in,
+                            .norm = true,
+                            .weight_format = format};
       LinearTensors all(c);
       for (std::int64_t row = 0; row < c.rows; row += 5) all.x.set(row * in + 100, 50.0F);  // an outlier
       cpu::linear(all.params);
-      for (const std::int64_t row : {0, 5, 40, 69, 70}) {
+      for (const std::int64_t row : {0, 5, 11, 40, 69, 70}) {
+        if (row >= c.rows) continue;
         LinearTensors alone(c);
         alone.params.x = static_cast<const float*>(all.params.x) + row * in;
         alone.params.rows = 1;
@@ -201,6 +207,18 @@ TEST_P(Linear, RowAloneOrInABatch) {
           EXPECT_EQ(alone.out[i], all.out[row * c.out_size + i]) << row << " " << i;
       }
     }
+}
+
+TEST_P(Linear, RowsBesidePackedWeightsInBatchesOfAnySize) {
+  for (const std::int64_t in : {800, 1600}) {
+    LinearTensors all({.dtype = DType::kFloat32, .rows = 71, .in = in}),
+        packed({.dtype = DType::kFloat32, .rows = 71, .in = in});
+    packed.params.weight_format = WeightFormat::kFloatPanels;
+    cpu::pack_weight(packed.weight.data(), DType::kFloat32, packed.params.out_size, in);
+    cpu::linear(all.params);
+    cpu::linear(packed.params);
+    for (std::int64_t i = 0; i < all.out.size(); ++i) EXPECT_EQ(all.out[i], packed.out[i]) << i;
+  }
 }
 
 TEST_P(Linear, MoreRowsThanScratchHolds) {

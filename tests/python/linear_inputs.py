@@ -31,7 +31,7 @@ def rows_of(packed: Tensor) -> Tensor:
 
 
 def has_library_products(dtype: torch.dtype) -> bool:
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
+    return dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
 
 
 def activation_step(x: Tensor, int8: bool, fine: bool) -> Tensor:
