@@ -44,7 +44,7 @@ void check_product(const at::Tensor& x, const at::Tensor& weight) {
 void run_products(const at::Tensor& x, const std::vector<at::Tensor>& weights) {
   for (const at::Tensor& weight : weights) {
     check_product(x, weight);
-    linear(x, {.values = weight, .packed = x.is_cpu() && packs(x.scalar_type())}, {});
+    linear(x, {.values = weight, .packed = packs(x.scalar_type(), x.device())}, {});
   }
 }
 
@@ -57,16 +57,16 @@ void run_step_products(const at::Tensor& x, const std::vector<at::Tensor>& weigh
   const at::Tensor out = at::empty({x.size(0), weights.front().size(0)}, x.options());
   for (const at::Tensor& weight : weights) {
     check_product(x, weight);
-    ops::cpu_linear(
-        {.x = x.const_data_ptr(),
-         .weight = weight.const_data_ptr(),
-         .out = out.mutable_data_ptr(),
-         .dtype = *dtype,
-         .out_dtype = *dtype,
-         .weight_format = packs(x.scalar_type()) ? WeightFormat::kFloatPanels : WeightFormat::kFloat,
-         .rows = x.size(0),
-         .in = x.size(1),
-         .out_size = weight.size(0)});
+    ops::cpu_linear({.x = x.const_data_ptr(),
+                     .weight = weight.const_data_ptr(),
+                     .out = out.mutable_data_ptr(),
+                     .dtype = *dtype,
+                     .out_dtype = *dtype,
+                     .weight_format = packs(x.scalar_type(), x.device()) ? WeightFormat::kFloatPanels
+                                                                         : WeightFormat::kFloat,
+                     .rows = x.size(0),
+                     .in = x.size(1),
+                     .out_size = weight.size(0)});
   }
 }
 

@@ -59,13 +59,14 @@ void copy_rows(const at::Tensor& weight, const at::Tensor& indices, at::Tensor& 
 
 }  // namespace
 
-bool packs(at::ScalarType dtype) {
-  return ops::to_dtype(dtype).has_value() && !(dtype == at::kBFloat16 && ops::cpu_multiplies_bfloat16());
+bool packs(at::ScalarType dtype, at::Device device) {
+  return device.is_cpu() && ops::to_dtype(dtype).has_value() &&
+         !(dtype == at::kBFloat16 && ops::cpu_multiplies_bfloat16());
 }
 
 bool suits_packing(const Gpt2Weights& weights) {
-  return weights.device().is_cpu() && weights.weight_dtype() == WeightDtype::kModel && !weights.packed &&
-         packs(weights.dtype());
+  return weights.weight_dtype() == WeightDtype::kModel && !weights.packed &&
+         packs(weights.dtype(), weights.device());
 }
 
 void pack_weights(std::span<Gpt2Weights* const> models) {

@@ -9,11 +9,11 @@
 
 namespace kvfuse {
 
-// Whether models of this dtype are packed on the CPU: not of double, which has no kernels, nor of bfloat16
-// where the machine multiplies it, as oneDNN does twice as fast with many rows.
-bool packs(at::ScalarType dtype);
+// Whether float weights are packed: on the CPU, but for double, which has no kernels, and bfloat16 where the
+// machine multiplies it, as oneDNN does twice as fast with many rows.
+bool packs(at::ScalarType dtype, at::Device device);
 
-// Whether pack_weights does anything: float weights on the CPU, of such a dtype, in rows.
+// Whether pack_weights does anything: such weights, in rows.
 bool suits_packing(const Gpt2Weights& weights);
 
 // Packs the linears and the token embedding (WeightFormat::kFloatPanels) of all models that suit it, in their

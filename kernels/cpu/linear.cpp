@@ -17,8 +17,6 @@
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
 
-// Of weights, beside several rows: as many of the next task come into a core's second-level cache meanwhile.
-constexpr std::int64_t kTaskBytes = 200 << 10;
 // Of weights that one row reads in one go, two at a time, if that leaves two tasks or more for each worker.
 constexpr std::int64_t kMostStretchBytes = 64 << 10;
 

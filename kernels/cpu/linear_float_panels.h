@@ -34,11 +34,10 @@ inline bool goes_by_float_panels(const LinearParams& p) {
          (p.weight_format == WeightFormat::kFloat && p.rows > kMostRowsUnpacked);
 }
 
-// Panels of float32 that a task packs: as many as the second-level cache holds beside x, if it can.
+// Panels of float32 that a task packs.
 constexpr std::int64_t panels_to_pack(std::int64_t in) {
-  constexpr std::int64_t kBytes = 200 << 10;
   const std::int64_t bytes = in * kFloatPanelOutputs * static_cast<std::int64_t>(sizeof(float));
-  return std::clamp<std::int64_t>(kBytes / bytes, kWidePanels, 4);
+  return std::clamp<std::int64_t>(kTaskBytes / bytes, kWidePanels, 4);
 }
 
 // The rows of x, kFloatPanelInputs of each row of a group in turn: a product takes an input of every row from

@@ -12,22 +12,24 @@
 #include "kernels/cpu/row_groups.h"
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
-namespace {  // of linear.cpp, which alone includes this: otherwise 16 rows take 1.05 to 1.1 times as long
-             // (GCC 12)
 
 // At most, that share a weight in a register; beside INT4 one more.
 constexpr int kRowsAtOnce = kLanes == 16 ? 5 : 4;
 constexpr int kMostRowsAtOnce = kLanes == 16 ? 6 : 4;
-// Of rows; with more than these most products come from the caches, and streams gain nothing.
+// Of rows beside int8 codes; with more than these most products come from the caches, and streams gain
+// nothing.
 constexpr std::int64_t kMostRowsByStreams = 12;
 // Weight rows at once beside kRowsAtOnce rows of x, by how many registers there are.
 constexpr int kOutputsAtOnce = kLanes == 16 ? 4 : 2;
+
 // The rows of x that the products with weights of type W take.
 template <typename W>
 const float* rows_for(const W*, const LinearInputs& inputs) {
   return inputs.values;
 }
-const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) { return inputs.rounded.codes; }
+inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) {
+  return inputs.rounded.codes;
+}
 
 // The groups of rows of x beside weights of type W.
 template <typename W>
@@ -53,7 +55,7 @@ Ahead share_of_next_task(std::int64_t groups, std::int64_t group, int outputs, c
   const std::int64_t step = outputs * kStepElements<W> * kElement;
   const std::int64_t most_shares = std::max<std::int64_t>(step / (kCacheLine / 2), 1);
   const std::int64_t every = (groups + most_shares - 1) / most_shares;  // of the groups one fetches
-  if (group < 0 || group % every != 0) return {data, 0};
+  if (group % every != 0) return {data, 0};
   const std::int64_t shares = (groups + every - 1) / every, share = group / every;
   return {data + count * kElement * share / shares, step / shares};
 }
@@ -83,10 +85,7 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
         products_apart(rows, tiles * p.in, x, inputs.stride, p.in, lines, tile);
     } else {
       const W* rows = weight + t * kOutputs * p.in;
-      if (kMostLines <= 2 || ahead.step <= kCacheLine)
-        products(rows, x, inputs.stride, p.in, LinesAhead<1>{ahead.data, ahead.step}, tile);
-      else
-        products(rows, x, inputs.stride, p.in, LinesAhead<2>{ahead.data, ahead.step}, tile);
+      products(rows, x, inputs.stride, p.in, LinesAhead<1>{ahead.data, ahead.step}, tile);
     }
     if (kOutputs > 1) ahead.data += kOutputs * p.in * static_cast<std::int64_t>(sizeof(W));
     for (int row = 0; row < kRows; ++row)
@@ -133,9 +132,9 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
     multiply_int4<kRows>(p, inputs, groups.begin(group), begin, end, sums);
   else if constexpr (kRows == 1)
     multiply<kRows, 1, false, W>(p, inputs, groups, group, begin, end, sums);
-  else if (p.rows <= kMostRowsByStreams)
+  else if (!std::is_same_v<W, std::int8_t> || p.rows <= kMostRowsByStreams)
     multiply<kRows, kOutputsAtOnce, true, W>(p, inputs, groups, group, begin, end, sums);
-  else
+  else if constexpr (std::is_same_v<W, std::int8_t>)
     multiply<kRows, kOutputsAtOnce, false, W>(p, inputs, groups, group, begin, end, sums);
 }
 
@@ -154,5 +153,4 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
   }
 }
 
-}  // namespace
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -44,6 +44,8 @@ template <typename Part, int kRows, int kOutputs>
 }
 
 constexpr std::int64_t kCacheLine = 64;
+// Of weights, that a core's second-level cache holds beside x: a task's, or the next one's.
+constexpr std::int64_t kTaskBytes = 200 << 10;
 
 // What products fetch from memory on the way, for later: `step` bytes in each of their steps, in whole lines.
 // Always inlined: a call that only prefetches is one that GCC 12 may leave out.
@@ -89,12 +91,15 @@ struct LinesAhead {
 template <typename W>
 constexpr std::int64_t kStepElements = std::is_same_v<W, std::int8_t> ? kCodeLanes : kLanes;
 
-// chains[row][output] += the lanes of the products of a row of the weight, `apart` elements from one to the
-// next, with row `row` of x, whole vectors of `in` elements. Returns where the rest begins.
+// sums[row][output] = the products of a row of the weight, `apart` elements from one to the next, with row
+// `row` of x. A product is one chain of sums, the same for any number of rows: a row's bits are the same
+// alone and in a batch.
 template <int kRows, int kOutputs, typename W, typename Fetch>
-[[gnu::always_inline]] inline std::int64_t add_products(const W* weight, std::int64_t apart, const float* x,
-                                                        std::int64_t stride, std::int64_t in, Fetch ahead,
-                                                        Vec (&chains)[kRows][kOutputs]) {
+[[gnu::always_inline]] inline void products_apart(const W* weight, std::int64_t apart, const float* x,
+                                                  std::int64_t stride, std::int64_t in, Fetch ahead,
+                                                  float (&sums)[kRows][kOutputs]) {
+  Vec chains[kRows][kOutputs];
+  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = zero(); }); });
   std::int64_t i = 0;
   for (; i + kLanes <= in; i += kLanes) {
     ahead.fetch();
@@ -105,18 +110,6 @@ template <int kRows, int kOutputs, typename W, typename Fetch>
       unrolled<kOutputs>([&](auto o) { chains[row][o] = fma(w[o], values, chains[row][o]); });
     });
   }
-  return i;
-}
-
-// sums[row][output] = those products. A product is one chain of sums, the same for any number of rows: a
-// row's bits are the same alone and in a batch.
-template <int kRows, int kOutputs, typename W, typename Fetch>
-[[gnu::always_inline]] inline void products_apart(const W* weight, std::int64_t apart, const float* x,
-                                                  std::int64_t stride, std::int64_t in, Fetch ahead,
-                                                  float (&sums)[kRows][kOutputs]) {
-  Vec chains[kRows][kOutputs];
-  unrolled<kRows>([&](auto row) { unrolled<kOutputs>([&](auto o) { chains[row][o] = zero(); }); });
-  const std::int64_t i = add_products(weight, apart, x, stride, in, ahead, chains);
   if constexpr (kRows * kOutputs == 1)
     sums[0][0] = reduce_add(chains[0][0]);
   else

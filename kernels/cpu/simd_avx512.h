@@ -50,8 +50,8 @@ inline Vec keep_if_not_less(Vec x, Vec a, Vec b) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), x);
 }
 
-// rows[i] becomes lanes i, of 32 bits, of each of the rows.
-inline void transpose_lanes(__m512i (&rows)[16]) {
+// rows[i] becomes bytes 4 i to 4 i + 3 of each of the rows.
+inline void transpose_quads(__m512i (&rows)[16]) {
   __m512i pairs[16], fours[16];
   for (int i = 0; i < 16; i += 2) {
     pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
@@ -78,7 +78,7 @@ inline void transpose_lanes(__m512i (&rows)[16]) {
 inline void transpose(Vec (&rows)[16]) {
   __m512i bits[16];
   for (int i = 0; i < 16; ++i) bits[i] = _mm512_castps_si512(rows[i]);
-  transpose_lanes(bits);
+  transpose_quads(bits);
   for (int i = 0; i < 16; ++i) rows[i] = _mm512_castsi512_ps(bits[i]);
 }
 
@@ -154,8 +154,6 @@ inline ByteVec load_quad(const std::uint8_t* values) {
 inline CodeSum byte_dot(CodeSum acc, ByteVec values, ByteVec codes) {
   return CodeSum(_mm512_dpbusd_epi32(__m512i(acc), values, codes));
 }
-// rows[i] becomes bytes 4 i to 4 i + 3 of each of the rows.
-inline void transpose_quads(ByteVec (&rows)[16]) { transpose_lanes(rows); }
 // quads[j], lane 4 l + i: the codes of four rows at channel 16 l + 4 j + i.
 inline void interleave_rows(const ByteVec (&rows)[4], ByteVec (&quads)[4]) {
   const ByteVec first[2] = {_mm512_unpacklo_epi8(rows[0], rows[1]), _mm512_unpackhi_epi8(rows[0], rows[1])};

@@ -185,6 +185,14 @@ def test_versions_share_the_weights(load):
     assert model.eval() is model and other.nbytes < model.nbytes
 
 
+@pytest.mark.parametrize("version", ["v0", "v2", "v3", "v4a", "v1w8", "v3f"])
+def test_a_version_of_a_model_is_the_version_alone(load, version):
+    """Also where its weights are rounded, shared or fitted, which packed ones are unpacked for."""
+    calibration = torch.from_numpy(random_tokens(300, seed=1))
+    other = load("v1").with_version(version, calibration)
+    assert torch.equal(other(prompts(2, 9)), load(version, calibration=calibration)(prompts(2, 9)))
+
+
 def test_fitted_layers(load):
     model = load("v3f", calibration=torch.from_numpy(random_tokens(300, seed=1)))
     assert [(fit["layer"], fit["owner"]) for fit in model.layer_fits] == [(1, 0)]
