@@ -3,6 +3,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "kernels/cpu/team.h"
 #include "kernels/decode_step_sequence.h"
 #include "kernels/half.h"
 
@@ -80,7 +81,8 @@ void decode_step(const DecodeStepParams& p, const OnPhase& on_phase) {
         "decode_step: expected caches of the model's batch, heads and width, one for each "
         "layer, a workspace and logits");
   const StepBuffers buffers(p, p.workspace, kNoWorkspace);
-  StepSequence(p, buffers, Backend{on_phase}).run();
+  const StepSequence sequence(p, buffers, Backend{on_phase});
+  Team::gather([&] { sequence.run(); });
 }
 
 }  // namespace kvfuse::cpu

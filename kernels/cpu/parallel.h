@@ -10,11 +10,14 @@
 #include <cstdlib>
 #include <new>
 
+#include "kernels/cpu/team.h"
+
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
 inline int worker_count(std::int64_t tasks) {
-  if (omp_in_parallel()) return 1;
-  const int most = omp_get_max_threads();
+  const Team* team = Team::conducted();
+  if (team == nullptr && omp_in_parallel()) return 1;
+  const int most = team != nullptr ? team->workers() : omp_get_max_threads();
   return tasks < most ? static_cast<int>(tasks) : most;
 }
 
@@ -62,19 +65,19 @@ void parallel_tasks(std::int64_t tasks, int workers, Task&& task) {
     return;
   }
   TaskRuns runs(tasks, workers);
-  // No num_threads clause: changing the team's size makes libgomp tear down and rebuild its pool.
-#pragma omp parallel
-  {
-    const int worker = omp_get_thread_num();
-    if (worker < workers) {
-      std::int64_t index = runs.claim(worker);
-      while (index < tasks) {
-        const std::int64_t next = runs.claim(worker);
-        task(index, next, worker);
-        index = next;
-      }
+  const auto work = [&](int worker) {
+    if (worker >= workers) return;
+    std::int64_t index = runs.claim(worker);
+    while (index < tasks) {
+      const std::int64_t next = runs.claim(worker);
+      task(index, next, worker);
+      index = next;
     }
-  }
+  };
+  if (Team* team = Team::conducted()) return team->run(work);
+    // No num_threads clause: changing the team's size makes libgomp tear down and rebuild its pool.
+#pragma omp parallel
+  work(omp_get_thread_num());
 }
 
 // Grown on demand, never shrunk, one a thread that calls kernels: a call allocates nothing once it is warm.
