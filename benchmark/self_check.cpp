@@ -86,14 +86,16 @@ bool check_linear() {
   };
   const at::Tensor weight = whole_numbers(kOut);
   const auto [codes, scale] = ops::quantize_weight(weight, "int8");
-  const at::Tensor packed = ops::pack_weight(weight);
+  const at::Tensor packed = ops::pack_weight(weight), packed_codes = ops::pack_weight(codes);
   bool good = true;
   constexpr double kUnits = 4e-3;  // two in the last place of results of 19,000
   for (const std::int64_t rows : {3, 30}) {
     const at::Tensor x = whole_numbers(rows), want = at::linear(x, weight, bias);
     good = good && close(ops::linear(x, weight, bias), want, kUnits) &&
            close(ops::linear(x, packed, bias, {}, {}, {}, 0, "none", false, /*packed=*/true), want, kUnits) &&
-           close(ops::linear(x, codes, bias, scale), want, kUnits);
+           close(ops::linear(x, codes, bias, scale), want, kUnits) &&
+           close(ops::linear(x, packed_codes, bias, scale, {}, {}, 0, "none", false, /*packed=*/true), want,
+                 kUnits);
   }
   return good;
 }

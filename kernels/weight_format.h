@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "kernels/dtype.h"
@@ -13,24 +14,50 @@ enum class WeightFormat : std::uint8_t {
   kFloat,        // no codes: of the dtype of the layer's other parameters
   kFloatPanels,  // the same weights in the order in which products of several rows read them (below)
   kInt8Rows,     // int8 codes [out, in] in [-127, 127], float32 scales [out]
+  kInt8Panels,   // the same in panels (below), each code plus 128
   kInt4Groups,   // 4-bit codes [out, in / 2 bytes], float16 scales [out, in / 32]
 };
 
 constexpr bool has_codes(WeightFormat format) {
-  return format == WeightFormat::kInt8Rows || format == WeightFormat::kInt4Groups;
+  return format != WeightFormat::kFloat && format != WeightFormat::kFloatPanels;
 }
 
-// So many outputs lie side by side: [in, kFloatPanelOutputs] of the first ones, then of the next; the last
-// panel is as wide as outputs are left, so all of them take the room of the matrix.
-inline constexpr std::int64_t kFloatPanelOutputs = 16;
+constexpr bool has_int8_codes(WeightFormat format) {
+  return format == WeightFormat::kInt8Rows || format == WeightFormat::kInt8Panels;
+}
 
-// Where the weights of one output lie in panels: element i at begin + i * stride.
-struct PanelRow {
-  std::int64_t begin, stride;
+constexpr bool lies_in_panels(WeightFormat format) {
+  return format == WeightFormat::kFloatPanels || format == WeightFormat::kInt8Panels;
+}
+
+// So many outputs lie side by side: [in, kPanelOutputs] of the first ones, then of the next; the last panel
+// is as wide as outputs are left, so all of them take the room of the matrix.
+inline constexpr std::int64_t kPanelOutputs = 16;
+// Of int8 codes so many inputs of an output stay together: [in / kQuadInputs, kPanelOutputs, kQuadInputs].
+// `in` is a multiple of it.
+inline constexpr std::int64_t kQuadInputs = 4;
+// Added to each of them, modulo 256, which flips their highest bit.
+inline constexpr std::uint8_t kPackedZero = 128;
+
+// Where the weights of one output lie, in elements of the weight; not of kInt4Groups.
+struct WeightRow {
+  std::int64_t begin;
+  std::int64_t stride;    // from 2^together elements to the next ones
+  int together = 0;       // a logarithm
+  std::uint8_t zero = 0;  // flips the bits by which codes in panels differ
+
+  constexpr std::int64_t at(std::int64_t i) const {
+    return begin + (i >> together) * stride + (i & ((std::int64_t{1} << together) - 1));
+  }
 };
-constexpr PanelRow panel_row(std::int64_t out_size, std::int64_t in, std::int64_t output) {
-  const std::int64_t first = output / kFloatPanelOutputs * kFloatPanelOutputs;
-  return {first * in + output - first, std::min(kFloatPanelOutputs, out_size - first)};
+constexpr WeightRow weight_row(WeightFormat format, std::int64_t out_size, std::int64_t in,
+                               std::int64_t output) {
+  if (!lies_in_panels(format)) return {output * in, 1};
+  const std::int64_t first = output / kPanelOutputs * kPanelOutputs;
+  const std::int64_t width = std::min(kPanelOutputs, out_size - first);
+  if (format == WeightFormat::kFloatPanels) return {first * in + output - first, width};
+  return {first * in + (output - first) * kQuadInputs, width * kQuadInputs,
+          std::countr_zero(static_cast<unsigned>(kQuadInputs)), kPackedZero};
 }
 
 // The inputs that share a scale. `in` is a multiple of it.
@@ -46,11 +73,11 @@ inline int int4_code(const std::uint8_t* group, int input) {
 // Of one row of the matrix; `dtype` is that of weights without codes.
 constexpr std::int64_t weight_row_bytes(WeightFormat format, DType dtype, std::int64_t in) {
   if (format == WeightFormat::kInt4Groups) return in / kInt4Group * kInt4GroupBytes;
-  return in * element_bytes(format == WeightFormat::kInt8Rows ? DType::kInt8 : dtype);
+  return in * element_bytes(has_int8_codes(format) ? DType::kInt8 : dtype);
 }
 constexpr std::int64_t scale_row_bytes(WeightFormat format, std::int64_t in) {
   if (format == WeightFormat::kInt4Groups) return in / kInt4Group * element_bytes(DType::kFloat16);
-  return format == WeightFormat::kInt8Rows ? element_bytes(DType::kFloat32) : 0;
+  return has_int8_codes(format) ? element_bytes(DType::kFloat32) : 0;
 }
 
 }  // namespace kvfuse

@@ -24,9 +24,12 @@ std::vector<at::Tensor*> packed_tensors(Gpt2Weights& weights) {
   return tensors;
 }
 
+DType dtype_of(const at::Tensor& weight) {
+  return weight.scalar_type() == at::kChar ? DType::kInt8 : ops::to_dtype(weight.scalar_type()).value();
+}
+
 void pack(at::Tensor& weight) {
-  ops::cpu_pack_weight(weight.mutable_data_ptr(), ops::to_dtype(weight.scalar_type()).value(), weight.size(0),
-                       weight.size(1));
+  ops::cpu_pack_weight(weight.mutable_data_ptr(), dtype_of(weight), weight.size(0), weight.size(1));
 }
 
 // Of tensors that begin at one address, the longest takes the others along: its first panels are theirs, if
@@ -36,25 +39,11 @@ void pack_together(std::vector<at::Tensor*>& tensors) {
   std::stable_sort(tensors.begin(), tensors.end(), longer);
   const std::int64_t longest = tensors.front()->size(0);
   for (at::Tensor* tensor : tensors) {
-    if (tensor->size(0) == longest || tensor->size(0) % kFloatPanelOutputs == 0) continue;
+    if (tensor->size(0) == longest || tensor->size(0) % kPanelOutputs == 0) continue;
     *tensor = tensor->clone();
     pack(*tensor);
   }
   pack(*tensors.front());
-}
-
-template <typename Bits>
-void copy_rows(const at::Tensor& weight, const at::Tensor& indices, at::Tensor& out) {
-  const auto* from = static_cast<const Bits*>(weight.const_data_ptr());
-  const auto* index = indices.const_data_ptr<std::int64_t>();
-  auto* to = static_cast<Bits*>(out.mutable_data_ptr());
-  const std::int64_t in = weight.size(1);
-  at::parallel_for(0, indices.numel(), /*grain_size=*/8, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t r = first; r < last; ++r) {
-      const PanelRow row = panel_row(weight.size(0), in, index[r]);
-      for (std::int64_t i = 0; i < in; ++i) to[r * in + i] = from[row.begin + i * row.stride];
-    }
-  });
 }
 
 }  // namespace
@@ -65,8 +54,10 @@ bool packs(at::ScalarType dtype, at::Device device) {
 }
 
 bool suits_packing(const Gpt2Weights& weights) {
-  return weights.weight_dtype() == WeightDtype::kModel && !weights.packed &&
-         packs(weights.dtype(), weights.device());
+  if (weights.packed) return false;
+  if (weights.weight_dtype() == WeightDtype::kModel) return packs(weights.dtype(), weights.device());
+  return weights.weight_dtype() == WeightDtype::kInt8 && weights.device().is_cpu() &&
+         ops::cpu_multiplies_bytes();
 }
 
 void pack_weights(std::span<Gpt2Weights* const> models) {
@@ -90,10 +81,14 @@ at::Tensor packed_rows(const at::Tensor& weight, const at::Tensor& indices) {
   std::vector<std::int64_t> shape = indices.sizes().vec();
   shape.push_back(weight.size(1));
   at::Tensor out = at::empty(shape, weight.options());
-  if (weight.element_size() == 4)
-    copy_rows<std::uint32_t>(weight, contiguous, out);
-  else
-    copy_rows<std::uint16_t>(weight, contiguous, out);
+  const auto* index = contiguous.const_data_ptr<std::int64_t>();
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  const std::int64_t row_bytes = weight.size(1) * weight.element_size();
+  at::parallel_for(0, indices.numel(), /*grain_size=*/8, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r)
+      ops::cpu_unpack_row(weight.const_data_ptr(), dtype_of(weight), weight.size(0), weight.size(1), index[r],
+                          to + r * row_bytes);
+  });
   return out;
 }
 

@@ -34,8 +34,8 @@ void check_quantized(const Gpt2Weights& own, const Strategy& strategy, const Tra
 // Whether rows of the weights are needed one by one. Layers that borrow need the first ones alone, which are
 // whole panels as a rule.
 bool needs_rows(const Gpt2Weights& own, const Strategy& strategy, const Transforms& transforms) {
-  return strategy.weight_dtype != WeightDtype::kModel || strategy.q_alignment == QAlignment::kFit ||
-         transforms.any() || (strategy.sharing_group > 1 && own.config.n_embd % kFloatPanelOutputs != 0);
+  return strategy.weight_dtype != own.weight_dtype() || strategy.q_alignment == QAlignment::kFit ||
+         transforms.any() || (strategy.sharing_group > 1 && own.config.n_embd % kPanelOutputs != 0);
 }
 
 }  // namespace

@@ -31,6 +31,13 @@ void cpu_pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int6
   cpu::pack_weight(weight, dtype, out_size, in);
 }
 
+void cpu_unpack_row(const void* weight, DType dtype, std::int64_t out_size, std::int64_t in,
+                    std::int64_t output, void* row) {
+  cpu::unpack_row(weight, dtype, out_size, in, output, row);
+}
+
+bool cpu_multiplies_bytes() { return cpu::multiplies_bytes(); }
+
 bool cpu_multiplies_bfloat16() { return cpu::multiplies_bfloat16(); }
 
 void cpu_find_largest(const LargestParams& params) { cpu::find_largest(params); }

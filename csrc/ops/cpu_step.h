@@ -14,10 +14,13 @@ KVFUSE_OPS_API void cpu_decode_step(DecodeStepParams params, const OnPhase& on_p
 
 KVFUSE_OPS_API void cpu_linear(const LinearParams& params);  // cpu::linear
 
-// cpu::pack_weight
+// cpu::pack_weight, cpu::unpack_row
 KVFUSE_OPS_API void cpu_pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in);
+KVFUSE_OPS_API void cpu_unpack_row(const void* weight, DType dtype, std::int64_t out_size, std::int64_t in,
+                                   std::int64_t output, void* row);
 
 KVFUSE_OPS_API bool cpu_multiplies_bfloat16();  // cpu::multiplies_bfloat16
+KVFUSE_OPS_API bool cpu_multiplies_bytes();     // cpu::multiplies_bytes
 
 KVFUSE_OPS_API void cpu_find_largest(const LargestParams& params);  // cpu::find_largest
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "csrc/ops/check_rules.h"
+#include "csrc/ops/dtype.h"
 
 namespace kvfuse::ops {
 namespace {
@@ -21,6 +22,12 @@ void check_groups(const char* op, const NamedTensor& arg) {
                     ", the inputs that share a scale of int4 codes, got ", in_size(arg.tensor));
 }
 
+void check_quads(const char* op, const NamedTensor& arg) {
+  TORCH_CHECK_VALUE(is_true((in_size(arg.tensor) % kQuadInputs).sym_eq(0)), op, ": expected ", arg.name,
+                    " with a last dimension that is a multiple of ", kQuadInputs,
+                    ", the inputs of packed int8 codes that stay together, got ", in_size(arg.tensor));
+}
+
 // [out] of a row of the weight each, or of as many as there are groups in it.
 void check_weight(const LinearArguments& args) {
   const NamedTensor x{"x", args.x}, weight{"weight", args.weight};
@@ -31,8 +38,10 @@ void check_weight(const LinearArguments& args) {
                    " (that of x), int8 or uint8 (codes of quantize_weight), got ", name_of(dtype));
   check_dim(kLinear, weight, 2, "[out, in], or of int4 codes [out, in / 2]");
   const WeightFormat format = weight_format_of(args.weight);
-  TORCH_CHECK_TYPE(!args.packed || !has_codes(format), kLinear, ": expected packed weight of dtype ",
-                   name_of(args.x.scalar_type()), " (that of x), got ", name_of(dtype), " (codes)");
+  TORCH_CHECK_TYPE(!args.packed || format != WeightFormat::kInt4Groups, kLinear,
+                   ": expected packed weight of dtype ", name_of(args.x.scalar_type()),
+                   " (that of x) or int8, got ", name_of(dtype), " (int4 codes)");
+  if (args.packed && format == WeightFormat::kInt8Rows) check_quads(kLinear, x);
   const bool grouped = format == WeightFormat::kInt4Groups;
   if (grouped) check_groups(kLinear, x);
   const c10::SymInt out = args.weight.sym_size(0), in = in_size(args.x);
@@ -91,8 +100,14 @@ void check_linear(const LinearArguments& args) {
 void check_pack_weight(const at::Tensor& weight) {
   const NamedTensor arg{"weight", weight};
   check_given(kPackWeight, arg);
-  check_float_dtype(kPackWeight, "weight", weight.scalar_type());
+  const at::ScalarType dtype = weight.scalar_type();
+  TORCH_CHECK_TYPE(
+      to_dtype(dtype).has_value() || dtype == at::kChar, kPackWeight,
+      ": expected weight of dtype float32, bfloat16, float16 or int8 (codes of quantize_weight), "
+      "got ",
+      name_of(dtype));
   check_dim(kPackWeight, arg, 2, "[out, in]");
+  if (dtype == at::kChar) check_quads(kPackWeight, arg);
 }
 
 void check_quantize_weight(const at::Tensor& weight, std::string_view format) {
@@ -108,9 +123,9 @@ void check_quantize_weight(const at::Tensor& weight, std::string_view format) {
 }
 
 WeightFormat weight_format_of(const at::Tensor& weight, bool packed) {
-  if (packed) return WeightFormat::kFloatPanels;
   if (weight.scalar_type() == at::kByte) return WeightFormat::kInt4Groups;
-  return weight.scalar_type() == at::kChar ? WeightFormat::kInt8Rows : WeightFormat::kFloat;
+  if (weight.scalar_type() == at::kChar) return packed ? WeightFormat::kInt8Panels : WeightFormat::kInt8Rows;
+  return packed ? WeightFormat::kFloatPanels : WeightFormat::kFloat;
 }
 
 Epilogue epilogue_of(std::string_view gelu) {

@@ -102,8 +102,9 @@ KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                                  double norm_epsilon = 1e-5, c10::string_view gelu = "none",
                                  bool fine_activations = false, bool packed = false);
 
-// weight [out, in] of float32, bfloat16 or float16, any strides -> the same values in the order of
-// WeightFormat::kFloatPanels (kernels/weight_format.h), of the same shape. CPU only.
+// weight [out, in] of float32, bfloat16, float16 or int8 (codes, `in` a multiple of 4), any strides -> the
+// same values in the order of WeightFormat::kFloatPanels or kInt8Panels (kernels/weight_format.h), of the
+// same shape. CPU only.
 KVFUSE_OPS_API at::Tensor pack_weight(const at::Tensor& weight);
 
 // weight [out, in] of float32, bfloat16 or float16 -> codes and scales. "int8": int8 codes [out, in] in

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <type_traits>
 
 #include "kernels/cpu/team.h"
 #include "kernels/decode_step_sequence.h"
@@ -17,16 +18,19 @@ void embed_rows(const EmbeddingParams& p) {
     const std::int64_t token = p.tokens[b];
     const std::int64_t position = p.cache_seqlens[b];
     const bool known = token >= 0 && token < p.vocab_size && position >= 0 && position < p.positions;
-    const PanelRow token_row = p.token_format == WeightFormat::kFloatPanels
-                                   ? panel_row(p.vocab_size, p.width, known ? token : 0)
-                                   : PanelRow{(known ? token : 0) * p.width, 1};
-    const Token* tokens = static_cast<const Token*>(p.token_embedding) + token_row.begin;
+    const WeightRow row = weight_row(p.token_format, p.vocab_size, p.width, known ? token : 0);
+    const Token* tokens = static_cast<const Token*>(p.token_embedding);
+    const auto value = [&](std::int64_t i) {
+      if constexpr (std::is_same_v<Token, std::int8_t>)
+        return static_cast<float>(static_cast<std::int8_t>(tokens[row.at(i)] ^ row.zero));
+      else
+        return to_float(tokens[row.at(i)]);
+    };
     const T* position_row = static_cast<const T*>(p.position_embedding) + (known ? position : 0) * p.width;
     const float scale = has_codes(p.token_format) ? p.token_embedding_scale[known ? token : 0] : 1.0F;
     for (std::int64_t i = 0; i < p.width; ++i)
-      p.x[b * p.width + i] = known
-                                 ? to_float(tokens[i * token_row.stride]) * scale + to_float(position_row[i])
-                                 : std::numeric_limits<float>::quiet_NaN();
+      p.x[b * p.width + i] =
+          known ? value(i) * scale + to_float(position_row[i]) : std::numeric_limits<float>::quiet_NaN();
     p.visible_seqlens[b] = static_cast<std::int32_t>(position + 1);
   }
 }

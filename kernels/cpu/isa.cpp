@@ -65,6 +65,8 @@ Isa active_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relax
 
 bool multiplies_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
 
+bool multiplies_bytes() { return active_isa() == Isa::kAvx512Vnni; }
+
 void set_active_isa(Isa isa) {
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end())

@@ -21,6 +21,10 @@ Isa active_isa();
 // Whether the machine has products of bfloat16 (AVX-512 BF16). The kernels have none; oneDNN does.
 bool multiplies_bfloat16();
 
+// Whether the kernels have products of bytes that add up in 32 bits (AVX-512 VNNI): what int8 codes are
+// packed for.
+bool multiplies_bytes();
+
 // Makes every later call run with `isa` (for tests and benchmarks). Throws if the machine lacks it.
 void set_active_isa(Isa isa);
 

@@ -5,14 +5,15 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
-#include "kernels/cpu/linear_float_tasks.h"
 #include "kernels/cpu/linear_groups.h"
 #include "kernels/cpu/linear_inputs.h"
 #include "kernels/cpu/linear_outputs.h"
-#include "kernels/cpu/linear_panels.h"
+#include "kernels/cpu/linear_panel_tasks.h"
 #include "kernels/cpu/linear_products.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/weight_pack.h"
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 namespace {
@@ -67,35 +68,10 @@ std::int64_t outputs_per_task(const LinearParams& p, std::int64_t row_bytes, boo
   return long_rows || few_outputs ? kOutputsPerTask / 2 : kOutputsPerTask;
 }
 
-#if defined(__AVX512VNNI__)
-void multiply_by_panels(const LinearParams& p, const LinearInputs& inputs) {
-  const std::int64_t blocks = activation_blocks(p.in);
-  const std::int64_t tasks = (p.out_size + kPanelOutputs - 1) / kPanelOutputs;
-  // Of the next panel's weights, that the products of a block fetch.
-  const std::int64_t step = kPanelOutputs * kActivationBlock * kPanelRows / inputs.bytes.rows;
-  parallel_tasks(tasks, worker_count(tasks), [&](std::int64_t task, std::int64_t next, int worker) {
-    const Panel panel = Panel::at(inputs.panels + worker * Panel::bytes(blocks), blocks);
-    const std::int64_t begin = task * kPanelOutputs, end = std::min(begin + kPanelOutputs, p.out_size);
-    const auto* weight = static_cast<const std::int8_t*>(p.weight);
-    pack(weight, p.in, begin, end, panel);
-    Ahead ahead = {reinterpret_cast<const char*>(weight) + next * kPanelOutputs * p.in, step};
-    for (std::int64_t first = 0; first < p.rows; first += kPanelRows) {
-      const std::int64_t last = std::min(first + kPanelRows, p.rows);
-      expect_outputs(p, first, last, begin, end);
-      alignas(64) float sums[kPanelRows][kPanelOutputs];
-      panel_products(panel, inputs.bytes, blocks, first, ahead, sums);
-      ahead.data += blocks * step;
-      for (std::int64_t row = first; row < last; ++row)
-        finish(p, inputs, row, begin, end - begin, sums[row - first]);
-    }
-  });
-}
-#endif
-
 void multiply_all(const LinearParams& p) {
   const LinearInputs inputs = prepare_inputs(p);
 #if defined(__AVX512VNNI__)
-  if (goes_by_panels(p)) return multiply_by_panels(p, inputs);
+  if (goes_by_byte_panels(p)) return multiply_by_byte_panels(p, inputs);
 #endif
   if (goes_by_float_panels(p)) return multiply_by_float_panels(p, inputs);
   const std::int64_t row_bytes =
@@ -119,7 +95,24 @@ void multiply_all(const LinearParams& p) {
 
 }  // namespace
 
+void linear(const LinearParams& p);
+
+#if !defined(__AVX512VNNI__)
+// Panels of codes are for byte products. Elsewhere they only have to work.
+static void multiply_by_codes_in_panels(LinearParams p) {
+  std::vector<std::int8_t> rows(static_cast<std::size_t>(p.out_size * p.in));
+  for (std::int64_t output = 0; output < p.out_size; ++output)
+    unpack_row(p.weight, DType::kInt8, p.out_size, p.in, output, rows.data() + output * p.in);
+  p.weight = rows.data();
+  p.weight_format = WeightFormat::kInt8Rows;
+  linear(p);
+}
+#endif
+
 void linear(const LinearParams& p) {
+#if !defined(__AVX512VNNI__)
+  if (p.weight_format == WeightFormat::kInt8Panels) return multiply_by_codes_in_panels(p);
+#endif
   const DType x_dtype = p.norm_weight != nullptr ? DType::kFloat32 : p.dtype;
   for (std::int64_t first = 0; first < p.rows; first += kMostRows) {
     LinearParams piece = p;

@@ -13,18 +13,17 @@
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
-constexpr int kPanelWidth = static_cast<int>(kFloatPanelOutputs);
-constexpr int kVectorsOfPanel = kPanelWidth / kLanes;
+constexpr int kVectorsOfPanel = static_cast<int>(kPanelOutputs) / kLanes;
 // Of x, side by side for each row of a group: a cache line.
 constexpr std::int64_t kFloatPanelInputs = 16;
 // Rows that registers hold the sums of, beside one panel, and beside kWidePanels.
-constexpr int kMostFloatPanelRows = kLanes == 16 ? 16 : 6;
+constexpr int kMostPanelRows = kLanes == 16 ? 16 : 6;
 constexpr int kMostWidePanelRows = kLanes == 16 ? 14 : 6;
 constexpr int kWidePanels = kLanes == 16 ? 2 : 1;
 
 // Where one pass is not enough, wide panels have fewer loads for their products.
-inline RowGroups float_panel_groups(std::int64_t rows) {
-  return {rows, rows <= kMostFloatPanelRows ? kMostFloatPanelRows : kMostWidePanelRows};
+inline RowGroups panel_groups(std::int64_t rows) {
+  return {rows, rows <= kMostPanelRows ? kMostPanelRows : kMostWidePanelRows};
 }
 
 // Rows of x beside weights in rows, more of which pack the weights: fewer are faster as they lie.
@@ -34,10 +33,9 @@ inline bool goes_by_float_panels(const LinearParams& p) {
          (p.weight_format == WeightFormat::kFloat && p.rows > kMostRowsUnpacked);
 }
 
-// Panels of float32 that a task packs.
-constexpr std::int64_t panels_to_pack(std::int64_t in) {
-  const std::int64_t bytes = in * kFloatPanelOutputs * static_cast<std::int64_t>(sizeof(float));
-  return std::clamp<std::int64_t>(kTaskBytes / bytes, kWidePanels, 4);
+// Panels that a task packs, of so many bytes an output.
+constexpr std::int64_t panels_to_pack(std::int64_t output_bytes) {
+  return std::clamp<std::int64_t>(kTaskBytes / (kPanelOutputs * output_bytes), kWidePanels, 4);
 }
 
 // The rows of x, kFloatPanelInputs of each row of a group in turn: a product takes an input of every row from
@@ -46,8 +44,6 @@ struct FloatPanelInputs {
   RowGroups groups;
   std::int64_t blocks = 0;
   float* values = nullptr;  // [group][block][row of the group][kFloatPanelInputs]
-  float* panels = nullptr;  // beside weights in rows room for those of a task, a worker each; else for the
-                            // last one as wide as the others, if it is not
 
   // Of a group, from input `first` on, a multiple of kFloatPanelInputs.
   float* at(std::int64_t group, std::int64_t first) const {
@@ -62,9 +58,10 @@ struct FloatPanelInputs {
   }
 };
 
-// Sums of products, [row][panel][kPanelWidth].
+// Sums of products, [row][panel][kPanelOutputs].
+template <typename Sum>
 struct PanelSums {
-  float* data;
+  Sum* data;
   std::int64_t row_stride, panel_stride;
 };
 
@@ -82,7 +79,7 @@ enum class Fetch {
 template <int kRows, int kPanels, Fetch kFetch, typename W>
 [[gnu::noinline]] void add_panel_products(const W* weight, std::int64_t apart, const char* fetched,
                                           const float* x, std::int64_t in, bool begins,
-                                          const PanelSums& sums) {
+                                          const PanelSums<float>& sums) {
   constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
   constexpr int kVectors = kPanels * kVectorsOfPanel;
   const auto sum_at = [&](int row, int v) {
@@ -95,7 +92,7 @@ template <int kRows, int kPanels, Fetch kFetch, typename W>
   });
   for (std::int64_t i = 0; i < in; i += kFloatPanelInputs, x += kRows * kFloatPanelInputs) {
     const std::int64_t steps = std::min(kFloatPanelInputs, in - i);
-    for (std::int64_t j = 0; j < steps; ++j, weight += kPanelWidth) {
+    for (std::int64_t j = 0; j < steps; ++j, weight += kPanelOutputs) {
       Vec w[kVectors];
       unrolled<kVectors>([&](auto v) {
         constexpr int kPanel = v / kVectorsOfPanel, kPart = v % kVectorsOfPanel;
@@ -104,7 +101,7 @@ template <int kRows, int kPanels, Fetch kFetch, typename W>
           __builtin_prefetch(fetched + kPanel * apart * kElement, 0, kFetch == Fetch::kSoon ? 3 : 2);
         w[v] = load(weight + kPanel * apart + kPart * kLanes);
       });
-      if constexpr (kFetch != Fetch::kNothing) fetched += kPanelWidth * kElement;
+      if constexpr (kFetch != Fetch::kNothing) fetched += kPanelOutputs * kElement;
       unrolled<kRows>([&](auto row) {
         const Vec value = splat(x[row * kFloatPanelInputs + j]);
         unrolled<kVectors>([&](auto v) { chains[row][v] = fma(w[v], value, chains[row][v]); });
@@ -115,21 +112,21 @@ template <int kRows, int kPanels, Fetch kFetch, typename W>
       [&](auto row) { unrolled<kVectors>([&](auto v) { store(sum_at(row, v), chains[row][v]); }); });
 }
 
-// `count` rows of a weight (kFloatPanelOutputs at most) as a panel, which zeros fill up.
+// `count` rows of a weight (kPanelOutputs at most) as a panel, which zeros fill up.
 template <typename W>
 void pack_rows(const W* rows, std::int64_t in, std::int64_t count, float* panel) {
   const std::int64_t whole = in / kLanes * kLanes;
   for (std::int64_t i = 0; i < whole; i += kLanes)
-    for (int first = 0; first < kPanelWidth; first += kLanes) {
+    for (int first = 0; first < kPanelOutputs; first += kLanes) {
       Vec block[kLanes];
       for (int o = 0; o < kLanes; ++o)
         block[o] = first + o < count ? load(rows + (first + o) * in + i) : zero();
       transpose(block);
-      for (int j = 0; j < kLanes; ++j) store(panel + (i + j) * kPanelWidth + first, block[j]);
+      for (int j = 0; j < kLanes; ++j) store(panel + (i + j) * kPanelOutputs + first, block[j]);
     }
   for (std::int64_t i = whole; i < in; ++i)
-    for (int o = 0; o < kPanelWidth; ++o)
-      panel[i * kPanelWidth + o] = o < count ? to_float(rows[o * in + i]) : 0.0F;
+    for (int o = 0; o < kPanelOutputs; ++o)
+      panel[i * kPanelOutputs + o] = o < count ? to_float(rows[o * in + i]) : 0.0F;
 }
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/linear_byte_panels.h"
 #include "kernels/cpu/linear_float_panels.h"
-#include "kernels/cpu/linear_panels.h"
 #include "kernels/cpu/linear_rounding.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
@@ -32,13 +32,21 @@ struct LinearInputs {
   std::int64_t stride = 0;     // elements from row to row
   float* values = nullptr;     // beside codes of weights, and panels of floats, a row a worker
   float* parameter = nullptr;  // of the layernorm, a row a worker
-  RoundedRow rounded;          // beside int8 weights; the codes of all rows, else a row a worker
+  RoundedRow rounded;          // beside int8 weights; the codes of all rows, beside panels a row a worker
   float* scale = nullptr;      // of its codes
-  PanelInputs bytes;           // where products go by panels; then those codes are a row a worker, too
-  char* panels = nullptr;      // one a worker
   Int4Inputs int4;
-  FloatPanelInputs side_by_side;  // beside panels of floats
+  FloatPanelInputs floats;  // beside panels of floats
+  BytePanelInputs bytes;    // beside panels of codes
+  char* panels = nullptr;  // beside weights in rows room for those that a task packs, a worker each; else for
+                           // the last one as wide as the others, if it is not
 };
+
+// Of panels that a task packs, from one worker's to the next one's: further apart than prefetchers look
+// ahead.
+inline std::int64_t packed_bytes(const LinearParams& p) {
+  const std::int64_t element = goes_by_byte_panels(p) ? 1 : static_cast<std::int64_t>(sizeof(float));
+  return panels_to_pack(p.in * element) * kPanelOutputs * p.in * element + 4096;
+}
 
 // Whether products take the rows of x as they are.
 inline bool keeps_rows(const LinearParams& p) {
@@ -59,29 +67,29 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
     cut(inputs.values, (keeps_rows(p) ? p.rows : workers) * inputs.stride);
     cut(inputs.parameter, workers * inputs.stride);
     const std::int64_t blocks = activation_blocks(p.in);
-    if (p.weight_format == WeightFormat::kInt8Rows) {
-      cut(inputs.rounded.codes, (goes_by_panels(p) ? workers : p.rows) * inputs.stride);
+    if (has_int8_codes(p.weight_format)) {
+      cut(inputs.rounded.codes, (goes_by_byte_panels(p) ? workers : p.rows) * inputs.stride);
       cut(inputs.rounded.shift, workers * blocks);
       cut(inputs.rounded.whole, workers * blocks);
       cut(inputs.scale, p.rows);
     }
-    if (goes_by_panels(p)) {
-      inputs.bytes.rows = (p.rows + kPanelRows - 1) / kPanelRows * kPanelRows;
-      inputs.bytes.stride = blocks * kActivationBlock + 64;
-      cut(inputs.bytes.high, inputs.bytes.rows * inputs.bytes.stride);
-      cut(inputs.bytes.low, inputs.bytes.rows * inputs.bytes.stride);
-      cut(inputs.bytes.shift, inputs.bytes.rows * blocks);
-      cut(inputs.bytes.whole, inputs.bytes.rows * blocks);
-      cut(inputs.panels, worker_count(p.out_size) * Panel::bytes(blocks));
+    if (goes_by_byte_panels(p)) {
+      inputs.bytes.groups = panel_groups(p.rows);
+      inputs.bytes.blocks = blocks;
+      cut(inputs.bytes.high, p.rows * blocks * kActivationBlock);
+      cut(inputs.bytes.low, p.rows * blocks * kActivationBlock);
+      cut(inputs.bytes.shift, p.rows * blocks);
+      cut(inputs.bytes.whole, p.rows * blocks);
+      cut(inputs.bytes.start, p.rows);
     }
     if (goes_by_float_panels(p)) {
-      inputs.side_by_side.groups = float_panel_groups(p.rows);
-      inputs.side_by_side.blocks = (p.in + kFloatPanelInputs - 1) / kFloatPanelInputs;
-      cut(inputs.side_by_side.values, p.rows * inputs.side_by_side.blocks * kFloatPanelInputs);
-      const std::int64_t panels = p.weight_format == WeightFormat::kFloat
-                                      ? worker_count(p.out_size) * panels_to_pack(p.in)
-                                      : std::int64_t{p.out_size % kFloatPanelOutputs != 0};
-      cut(inputs.side_by_side.panels, panels * p.in * kFloatPanelOutputs);
+      inputs.floats.groups = panel_groups(p.rows);
+      inputs.floats.blocks = (p.in + kFloatPanelInputs - 1) / kFloatPanelInputs;
+      cut(inputs.floats.values, p.rows * inputs.floats.blocks * kFloatPanelInputs);
+    }
+    if (goes_by_float_panels(p) || goes_by_byte_panels(p)) {
+      const std::int64_t workers_that_pack = lies_in_panels(p.weight_format) ? 1 : worker_count(p.out_size);
+      cut(inputs.panels, workers_that_pack * packed_bytes(p));
     }
     if (p.weight_format == WeightFormat::kInt4Groups) {
       inputs.int4.stride = int4_stride_of(p.in);
@@ -127,14 +135,15 @@ inline void prepare(const LinearParams& p, const LinearInputs& inputs, std::int6
   read_row(static_cast<const char*>(p.x) + row * p.in * element_bytes(dtype), dtype, p.in, x);
   std::fill(x + p.in, x + inputs.stride, 0.0F);
   if (normalised) layer_norm(x, p, inputs.parameter + worker * inputs.stride);
-  if (goes_by_float_panels(p)) inputs.side_by_side.take(x, row);
+  if (goes_by_float_panels(p)) inputs.floats.take(x, row);
   if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
-  if (p.weight_format != WeightFormat::kInt8Rows) return;
+  if (!has_int8_codes(p.weight_format)) return;
+  const bool as_bytes = goes_by_byte_panels(p);
   const std::int64_t blocks = activation_blocks(p.in);
-  const RoundedRow rounded = {inputs.rounded.codes + (goes_by_panels(p) ? worker : row) * inputs.stride,
+  const RoundedRow rounded = {inputs.rounded.codes + (as_bytes ? worker : row) * inputs.stride,
                               inputs.rounded.shift + worker * blocks, inputs.rounded.whole + worker * blocks};
   inputs.scale[row] = round_row(x, p.in, p.fine_activations, rounded);
-  if (goes_by_panels(p)) inputs.bytes.split(rounded, blocks, row);
+  if (as_bytes) inputs.bytes.take(rounded, row);
 }
 
 // All rows, in this thread's scratch memory.
@@ -143,8 +152,6 @@ inline LinearInputs prepare_inputs(const LinearParams& p) {
   const LinearInputs inputs = take_scratch(p, workers);
   parallel_tasks(p.rows, workers,
                  [&](std::int64_t row, std::int64_t, int worker) { prepare(p, inputs, row, worker); });
-  for (std::int64_t row = p.rows; row < inputs.bytes.rows; ++row)
-    inputs.bytes.clear(activation_blocks(p.in), row);
   return inputs;
 }
 

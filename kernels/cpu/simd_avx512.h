@@ -140,12 +140,17 @@ inline void sum_rows8(const CodeSum (&rows)[8], float* out) {
 using ByteVec = __m512i;
 
 inline ByteVec load_bytes(const std::int8_t* codes) { return _mm512_loadu_si512(codes); }
+inline ByteVec load_bytes(const std::uint8_t* codes) { return _mm512_loadu_si512(codes); }
 // The first `count` (64 at most), then zeros.
 inline ByteVec load_bytes(const std::int8_t* codes, std::int64_t count) {
   return _mm512_maskz_loadu_epi8(count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1, codes);
 }
-inline void store(std::int8_t* codes, ByteVec bytes) { _mm512_storeu_si512(codes, bytes); }
-inline ByteVec load_quad(const std::uint8_t* values) {
+// Each code plus kPackedZero.
+inline void store_packed(std::uint8_t* codes, ByteVec bytes) {
+  _mm512_storeu_si512(codes, _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(0x80))));
+}
+template <typename Byte>
+ByteVec load_quad(const Byte* values) {
   std::int32_t four;
   std::memcpy(&four, values, sizeof(four));
   return _mm512_set1_epi32(four);
@@ -182,6 +187,10 @@ inline void quantize(Vec x, std::uint8_t* high, std::uint8_t* low) {
   const __m512i integers = _mm512_cvtps_epi32(x);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(integers, 8)));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(integers));
+}
+inline CodeSum splat_sum(std::int32_t value) { return CodeSum(_mm512_set1_epi32(value)); }
+inline CodeSum shifted(CodeSum sum, std::int32_t by) {
+  return CodeSum(_mm512_sllv_epi32(__m512i(sum), _mm512_set1_epi32(by)));
 }
 inline CodeSum load_sum(const std::int32_t* p) { return CodeSum(_mm512_loadu_si512(p)); }
 inline void store(std::int32_t* p, CodeSum sum) { _mm512_storeu_si512(p, __m512i(sum)); }

@@ -21,24 +21,51 @@ void transpose(Bits* rows, std::int64_t width, std::int64_t in, Bits* scratch) {
 
 template <typename Bits>
 void pack(Bits* weight, std::int64_t out_size, std::int64_t in) {
-  const std::int64_t panels = (out_size + kFloatPanelOutputs - 1) / kFloatPanelOutputs;
-  const std::int64_t size = kFloatPanelOutputs * in;
+  const std::int64_t panels = (out_size + kPanelOutputs - 1) / kPanelOutputs;
+  const std::int64_t size = kPanelOutputs * in;
   std::vector<Bits> scratch(static_cast<std::size_t>(omp_get_max_threads() * size));
 #pragma omp parallel for
   for (std::int64_t panel = 0; panel < panels; ++panel) {
-    const std::int64_t begin = panel * kFloatPanelOutputs;
-    transpose(weight + begin * in, std::min(kFloatPanelOutputs, out_size - begin), in,
+    const std::int64_t begin = panel * kPanelOutputs;
+    transpose(weight + begin * in, std::min(kPanelOutputs, out_size - begin), in,
               scratch.data() + omp_get_thread_num() * size);
   }
 }
 
+template <typename Bits>
+void unpack(const void* weight, const WeightRow& from, std::int64_t in, void* row) {
+  for (std::int64_t i = 0; i < in; ++i)
+    static_cast<Bits*>(row)[i] = static_cast<Bits>(static_cast<const Bits*>(weight)[from.at(i)] ^ from.zero);
+}
+
+using Quad = std::uint32_t;  // of codes
+constexpr Quad kZeros = 0x01010101U * kPackedZero;
+
 }  // namespace
 
 void pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in) {
-  if (element_bytes(dtype) == 4)
+  if (dtype == DType::kInt8) {
+    auto* quads = static_cast<Quad*>(weight);
+    for (std::int64_t i = 0; i < out_size * in / kQuadInputs; ++i) quads[i] ^= kZeros;
+    pack(quads, out_size, in / kQuadInputs);
+  } else if (element_bytes(dtype) == 4) {
     pack(static_cast<std::uint32_t*>(weight), out_size, in);
-  else
+  } else {
     pack(static_cast<std::uint16_t*>(weight), out_size, in);
+  }
+}
+
+void unpack_row(const void* weight, DType dtype, std::int64_t out_size, std::int64_t in, std::int64_t output,
+                void* row) {
+  const bool codes = dtype == DType::kInt8;
+  const WeightRow from =
+      weight_row(codes ? WeightFormat::kInt8Panels : WeightFormat::kFloatPanels, out_size, in, output);
+  if (codes)
+    unpack<std::uint8_t>(weight, from, in, row);
+  else if (element_bytes(dtype) == 4)
+    unpack<std::uint32_t>(weight, from, in, row);
+  else
+    unpack<std::uint16_t>(weight, from, in, row);
 }
 
 }  // namespace kvfuse::cpu

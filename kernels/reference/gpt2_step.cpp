@@ -109,6 +109,17 @@ std::vector<double> weight_values(const LinearParams& p) {
     }
     return values;
   }
+  if (p.weight_format == WeightFormat::kInt8Panels) {
+    for (std::int64_t o = 0; o < p.out_size; ++o) {
+      const std::int64_t before = o - o % 16, width = std::min<std::int64_t>(16, p.out_size - before);
+      for (std::int64_t i = 0; i < p.in; ++i) {
+        const std::int64_t quad = before * p.in / 4 + i / 4 * width + o % 16;
+        const int code = static_cast<const std::uint8_t*>(p.weight)[quad * 4 + i % 4] - 128;
+        values.push_back(code * element(p.weight_scale, DType::kFloat32, o));
+      }
+    }
+    return values;
+  }
   const bool grouped = p.weight_format == WeightFormat::kInt4Groups;
   for (std::int64_t i = 0; i < p.out_size * p.in; ++i) {
     // Of 4-bit codes, 32 at a time: byte m holds those of inputs m and 16 + m, plus 8.
@@ -157,7 +168,7 @@ std::vector<double> linear(const LinearParams& p) {
   for (std::int64_t r = 0; r < p.rows; ++r) {
     Row x = row_of(p.x, p.norm_weight != nullptr ? DType::kFloat32 : p.dtype, r * p.in, p.in);
     if (p.norm_weight != nullptr) x = layer_norm(x, norm_weight, norm_bias, p.norm_epsilon);
-    if (p.weight_format == WeightFormat::kInt8Rows) x = rounded_activations(x, p.fine_activations);
+    if (has_int8_codes(p.weight_format)) x = rounded_activations(x, p.fine_activations);
     Row y = product(x, weight, bias, static_cast<std::size_t>(p.out_size));
     if (p.epilogue == Epilogue::kGeluTanh || p.epilogue == Epilogue::kGeluExact)
       for (double& value : y) value = gelu(value, p.epilogue == Epilogue::kGeluTanh);

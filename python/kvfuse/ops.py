@@ -265,13 +265,16 @@ def linear(
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A float weight [out, in] (float32, bfloat16 or float16, on the CPU) packed for ``linear``.
+    """A weight [out, in] (float32, bfloat16, float16 or int8 codes, on the CPU) packed for ``linear``.
 
     The shape is the same, the order is another: 16 outputs side by side for each input, [in, 16], the last of
-    these panels as wide as outputs are left.
+    these panels as wide as outputs are left. Of int8 codes four inputs of an output stay together,
+    [in / 4, 16, 4], each plus 128 modulo 256; where the CPU has no products of bytes (AVX-512 VNNI) packed
+    codes are slower than others.
 
     Raises:
-        TypeError, ValueError: a weight of another dtype or shape.
+        TypeError, ValueError: a weight of another dtype or shape, or codes of which ``in`` is no multiple of
+            4.
         NotImplementedError: a device other than the CPU, or a weight that requires a gradient.
     """
     return _ops.pack_weight.default(weight)

@@ -27,6 +27,7 @@ double tolerance(const StepCase& c) {
     case WeightFormat::kFloatPanels:
       return of_rows;
     case WeightFormat::kInt8Rows:
+    case WeightFormat::kInt8Panels:
       // A row or a code that is tipped over tips over codes of the activations behind it, each a larger step.
       return of_rows + (narrow || int8_cache ? 0.3 : 1e-3);
     case WeightFormat::kInt4Groups:
@@ -67,8 +68,9 @@ TEST_P(DecodeStep, FollowsTheTwin) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (const bool int8_cache : {false, true})
       for (const bool follower : {false, true})
-        for (const WeightFormat weights : {WeightFormat::kFloat, WeightFormat::kFloatPanels,
-                                           WeightFormat::kInt8Rows, WeightFormat::kInt4Groups}) {
+        for (const WeightFormat weights :
+             {WeightFormat::kFloat, WeightFormat::kFloatPanels, WeightFormat::kInt8Rows,
+              WeightFormat::kInt8Panels, WeightFormat::kInt4Groups}) {
           StepCase c{.dtype = dtype,
                      .cache_dtype = int8_cache ? DType::kInt8 : dtype,
                      .follower = follower,
@@ -82,9 +84,9 @@ TEST_P(DecodeStep, FollowsTheTwin) {
 TEST_P(DecodeStep, OtherModels) { check({.lengths = {4}, .biases = false, .gelu_tanh = false}); }
 
 TEST_P(DecodeStep, ASequenceAloneHasTheSameBits) {
-  for (const WeightFormat weights :
-       {WeightFormat::kFloat, WeightFormat::kFloatPanels, WeightFormat::kInt8Rows}) {
-    const bool int8 = weights == WeightFormat::kInt8Rows;
+  for (const WeightFormat weights : {WeightFormat::kFloat, WeightFormat::kFloatPanels,
+                                     WeightFormat::kInt8Rows, WeightFormat::kInt8Panels}) {
+    const bool int8 = has_int8_codes(weights);
     const StepCase c{.cache_dtype = int8 ? DType::kInt8 : DType::kFloat32, .weights = weights};
     StepCase batch = c;
     batch.lengths = {3, 9, 0, 1, 2};
@@ -99,7 +101,8 @@ TEST_P(DecodeStep, ASequenceAloneHasTheSameBits) {
 }
 
 TEST_P(DecodeStep, OutsideTheTablesIsNaN) {
-  for (const WeightFormat weights : {WeightFormat::kFloat, WeightFormat::kFloatPanels}) {
+  for (const WeightFormat weights :
+       {WeightFormat::kFloat, WeightFormat::kFloatPanels, WeightFormat::kInt8Panels}) {
     test::Generation g({.lengths = {3, 2}, .weights = weights});
     g.give_workspace(cpu::decode_step_workspace_bytes(g.params));
     g.tokens[0] = kVocab;

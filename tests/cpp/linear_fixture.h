@@ -10,6 +10,7 @@
 
 #include "kernels/linear.h"
 #include "kernels/reference/gpt2_step.h"
+#include "kernels/weight_pack.h"
 #include "tests/cpp/tensors.h"
 
 namespace kvfuse::test {
@@ -53,13 +54,15 @@ struct LinearTensors {
     const DType out_dtype = c.float32_out || c.epilogue == Epilogue::kAdd ? DType::kFloat32 : c.dtype;
     x = normal(c.norm ? DType::kFloat32 : c.dtype, c.rows * c.in, c.mean, c.deviation);
     weight = normal(c.dtype, c.out_size * c.in, 0.0F, weight_deviation);
-    if (c.weight_format == WeightFormat::kInt8Rows) {
+    if (has_int8_codes(c.weight_format)) {
       draw_codes(c, random);
       for (char& code : weight.bytes)
         if (code == -128) code = 127;
       weight_scale = normal(DType::kFloat32, c.out_size, 0.0F, 0.0F);
       for (std::int64_t i = 0; i < c.out_size; ++i)
         weight_scale.set(i, weight_deviation / 64.0F * (1.0F + static_cast<float>(i % 5)));
+      if (c.weight_format == WeightFormat::kInt8Panels)
+        cpu::pack_weight(weight.data(), DType::kInt8, c.out_size, c.in);
     } else if (c.weight_format == WeightFormat::kInt4Groups) {
       draw_codes(c, random);
       weight_scale = normal(DType::kFloat16, c.out_size * c.in / kInt4Group, 0.0F, weight_deviation / 4.0F);
@@ -114,8 +117,7 @@ class Tolerance {
     for (std::int64_t i = 0; i < p_.in; ++i) {
       if (i % sharing == 0) step = step_of(row, norm, i, sharing);
       const double w = std::fabs(weight_[static_cast<std::size_t>(output * p_.in + i)]);
-      steps = p_.weight_format == WeightFormat::kInt8Rows ? std::max(steps, 2.0 * w * step)
-                                                          : steps + w * step / 2.0;
+      steps = has_int8_codes(p_.weight_format) ? std::max(steps, 2.0 * w * step) : steps + w * step / 2.0;
       if (p_.norm_weight == nullptr) {
         magnitude += w * std::fabs(t_.x[row * p_.in + i]);
         continue;

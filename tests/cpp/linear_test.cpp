@@ -18,7 +18,9 @@ using test::LinearCase;
 using test::LinearTensors;
 
 constexpr WeightFormat kFormats[] = {WeightFormat::kFloat, WeightFormat::kFloatPanels,
-                                     WeightFormat::kInt8Rows, WeightFormat::kInt4Groups};
+                                     WeightFormat::kInt8Rows, WeightFormat::kInt8Panels,
+                                     WeightFormat::kInt4Groups};
+constexpr WeightFormat kInt8Formats[] = {WeightFormat::kInt8Rows, WeightFormat::kInt8Panels};
 constexpr DType kDtypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
 class Linear : public test::OnIsa {
@@ -45,8 +47,10 @@ TEST_P(Linear, RowsAndSizes) {
       for (const std::int64_t rows : {1, 2, 3, 4, 5, 16, 67})
         for (const std::int64_t in : format == WeightFormat::kInt4Groups
                                          ? std::vector<std::int64_t>{32, 64, 96, 160, 768, 800}
-                                         : std::vector<std::int64_t>{1, 16, 72, 100, 768})
+                                         : std::vector<std::int64_t>{1, 16, 72, 100, 768}) {
+          if (format == WeightFormat::kInt8Panels && in % kQuadInputs != 0) continue;
           check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .weight_format = format});
+        }
   for (const WeightFormat format : {WeightFormat::kFloat, WeightFormat::kFloatPanels})
     for (const DType dtype : kDtypes)
       for (const std::int64_t rows : {6, 7, 12, 13, 35})
@@ -55,18 +59,20 @@ TEST_P(Linear, RowsAndSizes) {
             check({.dtype = dtype, .rows = rows, .in = in, .out_size = out_size, .weight_format = format});
   for (const std::int64_t rows : {1, 2, 3, 17})
     for (const std::int64_t out_size : {560, 573, 1100})  // panels enough for several streams, of any length
+      for (const WeightFormat format : {WeightFormat::kFloatPanels, WeightFormat::kInt8Panels})
+        check({.dtype = DType::kFloat32,
+               .rows = rows,
+               .in = 40,
+               .out_size = out_size,
+               .weight_format = format});
+  for (const WeightFormat format : kInt8Formats)
+    for (const std::int64_t rows : {1, 3, 14, 67})
       check({.dtype = DType::kFloat32,
              .rows = rows,
-             .in = 40,
-             .out_size = out_size,
-             .weight_format = WeightFormat::kFloatPanels});
-  for (const std::int64_t rows : {1, 3, 67})
-    check({.dtype = DType::kFloat32,
-           .rows = rows,
-           .in = 768,
-           .out_size = 70,
-           .weight_format = WeightFormat::kInt8Rows,
-           .fine_activations = true});
+             .in = 768,
+             .out_size = 70,
+             .weight_format = format,
+             .fine_activations = true});
 }
 
 TEST_P(Linear, EpiloguesAndPrologues) {
@@ -94,50 +100,49 @@ constexpr std::int64_t kManyRows = 27;
 TEST_P(Linear, LongRowsFillTheIntegersButNeverOverflow) {
   for (const std::int64_t in : {3072, 6400, 20000}) {
     check({.dtype = DType::kFloat32, .rows = 4, .in = in, .out_size = 5});
-    for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{4}, kManyRows}) {
-      check({.dtype = DType::kFloat32,
-             .rows = rows,
-             .in = in,
-             .out_size = 5,
-             .weight_format = WeightFormat::kInt8Rows});
-      for (const int code : {127, -127}) {
-        LinearTensors t({.dtype = DType::kFloat32,
-                         .rows = rows,
-                         .in = in,
-                         .out_size = 2,
-                         .biases = false,
-                         .weight_format = WeightFormat::kInt8Rows});
-        for (char& to : t.weight.bytes) to = static_cast<char>(code);
-        for (std::int64_t i = 0; i < rows * in; ++i) t.x.set(i, i / in % 2 == 0 ? 3.0F : -3.0F);
-        const std::vector<double> want = reference::linear(t.params);
-        cpu::linear(t.params);
-        for (std::size_t i = 0; i < want.size(); ++i)
-          EXPECT_TRUE(std::fabs(t.out[static_cast<std::int64_t>(i)] / want[i] - 1) <= 1e-6) << i;
+    for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{4}, kManyRows})
+      for (const WeightFormat format : kInt8Formats) {
+        check({.dtype = DType::kFloat32, .rows = rows, .in = in, .out_size = 5, .weight_format = format});
+        for (const int code : {127, -127}) {
+          LinearTensors t({.dtype = DType::kFloat32,
+                           .rows = rows,
+                           .in = in,
+                           .out_size = 2,
+                           .biases = false,
+                           .weight_format = format});
+          const int zero = format == WeightFormat::kInt8Panels ? kPackedZero : 0;
+          for (char& to : t.weight.bytes) to = static_cast<char>(code + zero);
+          for (std::int64_t i = 0; i < rows * in; ++i) t.x.set(i, i / in % 2 == 0 ? 3.0F : -3.0F);
+          const std::vector<double> want = reference::linear(t.params);
+          cpu::linear(t.params);
+          for (std::size_t i = 0; i < want.size(); ++i)
+            EXPECT_TRUE(std::fabs(t.out[static_cast<std::int64_t>(i)] / want[i] - 1) <= 1e-6) << i;
+        }
       }
-    }
   }
 }
 
 // An input 50 times the rest must not coarsen those that are rounded with it: beside eight bits a block it
 // would leave errors of 50 / 127 / sqrt(12) in each, with these weights 0.9 in all.
 TEST_P(Linear, AnOutlierCoarsensNoOtherInput) {
-  for (const std::int64_t rows : {std::int64_t{1}, kManyRows}) {
-    LinearTensors t({.dtype = DType::kFloat32,
-                     .rows = rows,
-                     .in = 768,
-                     .out_size = 70,
-                     .biases = false,
-                     .weight_format = WeightFormat::kInt8Rows});
-    for (std::int64_t row = 0; row < rows; row += 2) t.x.set(row * 768 + 100, 50.0F);
-    for (std::int64_t o = 0; o < 70; ++o) t.weight_scale.set(o, 1.0F / 74.0F);  // codes of deviation 74
-    const std::vector<double> want = reference::linear(t.params);
-    cpu::linear(t.params);
-    double squares = 0.0;
-    for (std::size_t i = 0; i < want.size(); ++i)
-      squares += std::pow(t.out[static_cast<std::int64_t>(i)] - want[i], 2);
-    // Blocks without outliers have 3.2 / 127 at most for a step, most of them: 0.2 in all.
-    EXPECT_TRUE(std::sqrt(squares / static_cast<double>(want.size())) <= 0.25);
-  }
+  for (const WeightFormat format : kInt8Formats)
+    for (const std::int64_t rows : {std::int64_t{1}, kManyRows}) {
+      LinearTensors t({.dtype = DType::kFloat32,
+                       .rows = rows,
+                       .in = 768,
+                       .out_size = 70,
+                       .biases = false,
+                       .weight_format = format});
+      for (std::int64_t row = 0; row < rows; row += 2) t.x.set(row * 768 + 100, 50.0F);
+      for (std::int64_t o = 0; o < 70; ++o) t.weight_scale.set(o, 1.0F / 74.0F);  // codes of deviation 74
+      const std::vector<double> want = reference::linear(t.params);
+      cpu::linear(t.params);
+      double squares = 0.0;
+      for (std::size_t i = 0; i < want.size(); ++i)
+        squares += std::pow(t.out[static_cast<std::int64_t>(i)] - want[i], 2);
+      // Blocks without outliers have 3.2 / 127 at most for a step, most of them: 0.2 in all.
+      EXPECT_TRUE(std::sqrt(squares / static_cast<double>(want.size())) <= 0.25);
+    }
 }
 
 TEST_P(Linear, LayernormOfALargeMean) {
@@ -221,6 +226,31 @@ TEST_P(Linear, RowsBesidePackedWeightsInBatchesOfAnySize) {
   }
 }
 
+// Products with codes are exact, and so the same in either order.
+TEST_P(Linear, PackedCodesGiveTheBitsOfCodesInRows) {
+  for (const bool fine : {false, true})
+    for (const std::int64_t in : {200, 3108})
+      for (const std::int64_t out_size : {9, 90, 573})
+        for (const std::int64_t rows : {1, 2, 7, 16, 29, 71}) {
+          LinearCase c = {.dtype = DType::kFloat32,
+                          .rows = rows,
+                          .in = in,
+                          .out_size = out_size,
+                          .weight_format = WeightFormat::kInt8Rows,
+                          .fine_activations = fine};
+          LinearTensors want(c);
+          c.weight_format = WeightFormat::kInt8Panels;
+          LinearTensors got(c);
+          for (LinearTensors* t : {&want, &got}) {
+            for (std::int64_t row = 0; row < rows; row += 3)
+              t->x.set(row * in + 100, 50.0F);  // a whole block
+            cpu::linear(t->params);
+          }
+          SCOPED_TRACE(describe(c));
+          for (std::int64_t i = 0; i < want.out.size(); ++i) ASSERT_EQ(got.out[i], want.out[i]) << i;
+        }
+}
+
 TEST_P(Linear, MoreRowsThanScratchHolds) {
   for (const WeightFormat format : kFormats)
     check({.dtype = DType::kFloat16, .rows = 517, .in = 32, .norm = true, .weight_format = format});
@@ -284,15 +314,26 @@ TEST_P(Linear, GeluOverItsWholeRange) {
 }
 
 TEST(PackedWeight, HoldsTheSameValues) {
-  for (const DType dtype : kDtypes)
+  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8})
     for (const std::int64_t out_size : {1, 15, 16, 17, 70})
-      for (const std::int64_t in : {1, 24, 100}) {
-        const LinearTensors t({.dtype = dtype, .in = in, .out_size = out_size});
-        const std::vector<double> want = reference::weight_values(t.params);
-        LinearTensors packed({.dtype = dtype, .in = in, .out_size = out_size});
-        packed.params.weight_format = WeightFormat::kFloatPanels;
+      for (const std::int64_t in : {4, 24, 100}) {
+        const bool codes = dtype == DType::kInt8;
+        const LinearCase c = {.dtype = codes ? DType::kFloat32 : dtype,
+                              .in = in,
+                              .out_size = out_size,
+                              .weight_format = codes ? WeightFormat::kInt8Rows : WeightFormat::kFloat};
+        const LinearTensors t(c);
+        LinearTensors packed(c);
+        packed.params.weight_format = codes ? WeightFormat::kInt8Panels : WeightFormat::kFloatPanels;
         cpu::pack_weight(packed.weight.data(), dtype, out_size, in);
-        EXPECT_EQ(reference::weight_values(packed.params), want) << out_size << " " << in;
+        EXPECT_EQ(reference::weight_values(packed.params), reference::weight_values(t.params));
+        const std::size_t bytes = t.weight.bytes.size() / static_cast<std::size_t>(out_size);
+        std::vector<char> row(bytes);
+        for (std::int64_t o = 0; o < out_size; ++o) {
+          cpu::unpack_row(packed.weight.data(), dtype, out_size, in, o, row.data());
+          const auto first = t.weight.bytes.begin() + o * static_cast<std::int64_t>(bytes);
+          EXPECT_TRUE(std::equal(row.begin(), row.end(), first)) << out_size << " " << in << " " << o;
+        }
       }
 }
 

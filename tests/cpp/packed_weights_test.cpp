@@ -4,6 +4,7 @@
 #include "csrc/model/layer_sharing.h"
 #include "csrc/model/quantized_weights.h"
 #include "csrc/model/training.h"
+#include "csrc/ops/cpu_step.h"
 #include "tests/cpp/error_of.h"
 #include "tests/cpp/sequences_fixture.h"
 
@@ -23,10 +24,11 @@ Gpt2Weights wide_weights(const ModelConfig& config = kModel) {
 class PackedWeights : public Sequences {};
 
 TEST_P(PackedWeights, GiveTheLogitsOfWeightsInRows) {
-  const bool floats = !has_codes_for_weights();
+  const bool packs_them = strategy().weight_dtype == WeightDtype::kModel ||
+                          (strategy().weight_dtype == WeightDtype::kInt8 && ops::cpu_multiplies_bytes());
   const Gpt2 other = packed(prepare_weights(wide_weights(), strategy(), {}, random_row(512)[0]).weights);
-  ASSERT_EQ(other.weights().packed, floats);
-  if (strategy().q_alignment == QAlignment::kFit || !floats) return;  // drawn anew, not packed
+  ASSERT_EQ(other.weights().packed, packs_them);
+  if (strategy().q_alignment == QAlignment::kFit || !packs_them) return;  // drawn anew, not packed
   const double allowed = (is_int8() ? 2e-2 : 0.0) + rounding_of_products();
   const std::vector<at::Tensor> rows = {random_row(1), random_row(47), random_row(30), random_row(13)};
   std::optional<KvCache> got_cache = cache(4), want_cache = cache(4);
@@ -84,13 +86,29 @@ TEST(PackedModels, ShareTheMemoryThatTheirVersionsShare) {
 }
 
 TEST(PackedModels, UnpackToWhatTheyWere) {
-  Gpt2Weights weights = wide_weights(), own = wide_weights();
-  pack_weights(std::vector{&weights});
-  EXPECT_FALSE(at::equal(weights.token_embedding, own.token_embedding));
-  unpack_weights(weights);
-  EXPECT_FALSE(weights.packed);
-  const std::vector<NamedTensor> got = weights.tensors(), want = own.tensors();
-  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::equal(*got[i].tensor, *want[i].tensor));
+  for (const bool codes : {false, true}) {
+    if (codes && !ops::cpu_multiplies_bytes()) continue;
+    const auto draw = [&] {
+      return codes ? with_quantized_linears(wide_weights(), WeightDtype::kInt8) : wide_weights();
+    };
+    Gpt2Weights weights = draw(), own = draw();
+    pack_weights(std::vector{&weights});
+    EXPECT_FALSE(at::equal(weights.token_embedding, own.token_embedding));
+    unpack_weights(weights);
+    EXPECT_FALSE(weights.packed);
+    const std::vector<NamedTensor> got = weights.tensors(), want = own.tensors();
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::equal(*got[i].tensor, *want[i].tensor));
+  }
+}
+
+// Stored as codes, whose versions are of the same codes.
+TEST(PackedModels, VersionsOfCodesShareTheirMemory) {
+  if (!ops::cpu_multiplies_bytes()) GTEST_SKIP() << "no products of bytes (AVX-512 VNNI)";
+  Gpt2Weights own = with_quantized_linears(wide_weights(), WeightDtype::kInt8);
+  pack_weights(std::vector{&own});
+  const Gpt2Weights version = prepare_weights(own, find_version("v2w8"), {}, {}).weights;
+  EXPECT_TRUE(version.packed);
+  EXPECT_EQ(version.token_embedding.data_ptr(), own.token_embedding.data_ptr());
 }
 
 TEST(PackedModels, AreTrainedAsTheOthers) {
@@ -99,11 +117,14 @@ TEST(PackedModels, AreTrainedAsTheOthers) {
   for (int step = 0; step < 3; ++step) EXPECT_EQ(trainer.step(tokens, 1e-3), plain.step(tokens, 1e-3));
 }
 
-TEST(PackedModels, OnlyOfFloatsThatTheKernelsHave) {
+TEST(PackedModels, OnlyOfWeightsThatTheKernelsHave) {
   EXPECT_TRUE(suits_packing(wide_weights()));
   EXPECT_FALSE(suits_packing(packed(wide_weights()).weights()));
   EXPECT_FALSE(suits_packing(random_weights(kModel, at::kDouble, 7)));
-  EXPECT_FALSE(suits_packing(with_quantized_linears(wide_weights(), WeightDtype::kInt8)));
+  EXPECT_EQ(suits_packing(with_quantized_linears(wide_weights(), WeightDtype::kInt8)),
+            ops::cpu_multiplies_bytes());
+  const ModelConfig of_groups{.n_layer = 1, .n_head = 2, .n_embd = 32, .block_size = 32, .vocab_size = 57};
+  EXPECT_FALSE(suits_packing(with_quantized_linears(wide_weights(of_groups), WeightDtype::kInt4)));
 }
 
 TEST(PackedModels, RefuseTokensOutsideTheVocabulary) {

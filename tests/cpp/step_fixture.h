@@ -36,10 +36,10 @@ inline std::string describe(const StepCase& c) {
   return std::string(dtype_name(c.dtype)) + ", cache " + dtype_name(c.cache_dtype) + ", batch " +
          std::to_string(c.lengths.size()) + (c.follower ? ", follower" : "") +
          (c.biases ? "" : ", no biases") + ", splits " + std::to_string(c.splits) +
-         (c.weights == WeightFormat::kInt8Rows      ? ", int8 weights"
-          : c.weights == WeightFormat::kInt4Groups  ? ", int4 weights"
-          : c.weights == WeightFormat::kFloatPanels ? ", packed weights"
-                                                    : "");
+         (has_int8_codes(c.weights)                ? ", int8 weights"
+          : c.weights == WeightFormat::kInt4Groups ? ", int4 weights"
+                                                   : "") +
+         (lies_in_panels(c.weights) ? ", packed" : "");
 }
 
 // One set of weights: tensors for the device, doubles for the twin.
@@ -51,9 +51,9 @@ class Model {
     twin.gelu_tanh = c.gelu_tanh;
     twin.dtype = c.dtype;
     twin.int8_cache = c.cache_dtype == DType::kInt8;
-    twin.int8_layers = c.weights == WeightFormat::kInt8Rows;
+    twin.int8_layers = has_int8_codes(c.weights);
     twin.int8_head = has_codes(c.weights);
-    token_format = has_codes(c.weights) ? WeightFormat::kInt8Rows : c.weights;
+    token_format = c.weights == WeightFormat::kInt4Groups ? WeightFormat::kInt8Rows : c.weights;
     token_embedding =
         draw_matrix(twin.token_embedding, kVocab, kWidth, 0.3F, token_format, token_embedding_scale);
     position_embedding = draw(twin.position_embedding, kBlockSize * kWidth, 0.0F, 1.5F);
@@ -102,11 +102,12 @@ class Model {
     std::vector<char>& scales =
         codes_.emplace_back(static_cast<std::size_t>(out * scale_row_bytes(format, in)));
     cpu::quantize_weight({.weight = weight.data(),
-                          .format = format,
+                          .format = lies_in_panels(format) ? WeightFormat::kInt8Rows : format,
                           .codes = codes.data(),
                           .scale = scales.data(),
                           .out_size = out,
                           .in = in});
+    if (lies_in_panels(format)) cpu::pack_weight(codes.data(), DType::kInt8, out, in);
     values = reference::weight_values({.weight = codes.data(),
                                        .weight_scale = scales.data(),
                                        .weight_format = format,

@@ -7,7 +7,7 @@ from kvfuse import ops
 from torch import Tensor
 from torch.nn import functional
 
-FORMATS = ("float", "packed", "int8", "int4")
+FORMATS = ("float", "float packed", "int8", "int8 packed", "int4")
 # 32 roundings, relative to the sum of absolute values: sums of some 100 products err by their square root.
 FLOAT32_NOISE = 32 * 2.0**-24
 
@@ -24,6 +24,11 @@ def values_of(codes: Tensor, scale: Tensor) -> Tensor:
 def rows_of(packed: Tensor) -> Tensor:
     """What ``pack_weight`` was given."""
     out, width = packed.shape
+    if packed.dtype == torch.int8:
+        if out * width == 0:
+            return packed
+        quads = (packed ^ -128).view(torch.int32)  # four inputs of an output, which stay together
+        return rows_of(quads).contiguous().view(torch.int8)
     flat, whole = packed.flatten(), out // 16 * 16
     panels = flat[: whole * width].view(out // 16, width, 16)
     rest = flat[whole * width :].view(width, out - whole)
@@ -119,10 +124,11 @@ def arguments_of(
 
     weight = normal(out, width, deviation=width**-0.5)
     given = {"x": normal(*rows, width), "weight": weight, "gelu": gelu}
-    if weight_format == "packed":
-        given |= {"weight": ops.pack_weight(weight), "packed": True}
-    elif weight_format != "float":
-        given["weight"], given["weight_scale"] = ops.quantize_weight(weight, weight_format)
+    name, packed = weight_format.removesuffix(" packed"), weight_format.endswith(" packed")
+    if name != "float":
+        given["weight"], given["weight_scale"] = ops.quantize_weight(weight, name)
+    if packed:
+        given |= {"weight": ops.pack_weight(given["weight"]), "packed": True}
     if bias:
         given["bias"] = normal(out)
     if norm:

@@ -67,10 +67,11 @@ def test_quantize_weight(weight_format, dtype):
         assert (back - weight).square().sum() <= 0.75 * plain_error
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8])
 def test_pack_weight(dtype):
-    for out, width in [(1, 1), (16, 5), (40, 96), (0, 8), (33, 0)]:
-        weight = torch.randn(width, out).to(dtype).t()  # not contiguous
+    sizes = [(1, 4), (16, 20), (40, 96), (0, 8), (33, 0)]
+    for out, width in sizes if dtype == torch.int8 else [*sizes, (17, 5)]:
+        weight = torch.empty(width, out).uniform_(-128, 128).to(dtype).t()  # not contiguous
         packed = ops.pack_weight(weight)
         assert packed.is_contiguous() and torch.equal(rows_of(packed), weight)
         assert packed.data_ptr() != weight.data_ptr() or not out * width
@@ -195,7 +196,18 @@ BAD_ARGUMENTS = {
     "packed_codes": (
         {"weight": CODES, "weight_scale": torch.zeros(4, 2).half(), "packed": True},
         TypeError,
-        "expected packed weight of dtype float32 (that of x), got uint8 (codes)",
+        "expected packed weight of dtype float32 (that of x) or int8, got uint8 (int4 codes)",
+    ),
+    "packed_quads": (
+        {
+            "x": torch.zeros(3, 6),
+            "weight": torch.zeros(4, 6).char(),
+            "weight_scale": torch.zeros(4),
+            "packed": True,
+        },
+        ValueError,
+        "expected x with a last dimension that is a multiple of 4, the inputs of packed int8 codes that stay "
+        "together, got 6",
     ),
     "bias_dtype": (
         {"bias": torch.zeros(4).half()},
@@ -251,8 +263,13 @@ def test_bad_weights():
         ValueError, match=r"kvfuse::pack_weight: expected weight of shape \[out, in\], got \[5\]"
     ):
         OPS.pack_weight(torch.randn(5))
-    with pytest.raises(TypeError, match="expected weight of dtype float32, bfloat16 or float16, got int64"):
+    with pytest.raises(
+        TypeError,
+        match=r"expected weight of dtype float32, bfloat16, float16 or int8 \(codes of .*\), got int64",
+    ):
         OPS.pack_weight(torch.zeros(5, 32).long())
+    with pytest.raises(ValueError, match=r"weight with a last dimension that is a multiple of 4, .* got 30"):
+        OPS.pack_weight(torch.zeros(5, 30).char())
 
 
 def random_arguments(choose, seed: int) -> dict:
