@@ -65,7 +65,8 @@ inline constexpr int kInt4ActivationLevels = 127;
 
 namespace cpu {
 
-// Any `in` but for kInt4Groups; int8 codes need at least one activation level: in <= 16909320.
+// Any `in` but for kInt4Groups and kInt8Panels (weight_format.h); int8 codes need at least one activation
+// level: in <= 16909320.
 void linear(const LinearParams& params);
 
 }  // namespace cpu

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu/linear_float_panels.h"
 #include "kernels/cpu/linear_rounding.h"
@@ -14,8 +13,9 @@ namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
 constexpr std::int64_t kQuadsOfBlock = kActivationBlock / kQuadInputs;
 
-// Weights in rows are packed beside so many rows of x.
+// Weights in rows are packed beside so many rows of x, if a panel fits the second-level cache.
 constexpr std::int64_t kLeastRowsToPackCodes = 24;
+constexpr std::int64_t kMostInputsToPack = 16 << 10;
 #if defined(__AVX512VNNI__)
 constexpr bool kHasByteProducts = true;
 #else
@@ -27,16 +27,18 @@ inline bool goes_by_byte_panels(const LinearParams& p) {
   if (!kHasByteProducts) return false;
   return p.weight_format == WeightFormat::kInt8Panels ||
          (p.weight_format == WeightFormat::kInt8Rows && !p.fine_activations &&
-          p.rows >= kLeastRowsToPackCodes && p.in % kQuadInputs == 0);
+          p.rows >= kLeastRowsToPackCodes && p.in <= kMostInputsToPack && p.in % kQuadInputs == 0);
 }
 
-// Rows of x of a group as bytes: code = high * 2^shift + low.
+// Rows of x of a group as bytes: code = high * 2^shift + low. A block of a row is a cache line: workers that
+// prepare rows side by side meet in none.
 struct ByteGroup {
-  const std::int8_t* high;    // [block][quad][row of the group][kQuadInputs]
+  const std::int8_t* high;    // [block][row of the group][kActivationBlock]
   const std::int8_t* low;     // the same
   const std::int32_t* shift;  // [block][row of the group]
   const bool* whole;          // [block][row of the group]: low is not all zeros
   const std::int32_t* start;  // [row of the group]: takes kPackedZero off the sums
+  bool fine;                  // all blocks of a row have one shift
 };
 
 // Those of all groups, one behind the other.
@@ -48,13 +50,18 @@ struct BytePanelInputs {
   std::int32_t* shift = nullptr;
   bool* whole = nullptr;
   std::int32_t* start = nullptr;
+  bool fine = false;
 
   // Of a group, from input `first` on, a multiple of kActivationBlock.
   ByteGroup at(std::int64_t group, std::int64_t first) const {
     const std::int64_t begin = groups.begin(group);
     const std::int64_t block = begin * blocks + first / kActivationBlock * groups.size(group);
-    return {high + block * kActivationBlock, low + block * kActivationBlock, shift + block, whole + block,
-            start + begin};
+    return {high + block * kActivationBlock,
+            low + block * kActivationBlock,
+            shift + block,
+            whole + block,
+            start + begin,
+            fine};
   }
 
   void take(const RoundedRow& from, std::int64_t row) const {
@@ -66,18 +73,14 @@ struct BytePanelInputs {
       const std::int16_t* codes = from.codes + b * kActivationBlock;
       const int by = from.shift[b];
       const auto half = static_cast<std::int16_t>((1 << by) >> 1);  // so that low is in [-128, 127]
-      alignas(64) std::int8_t parts[2][kActivationBlock];
+      std::int8_t* to_high = high + (block + place) * kActivationBlock;
+      std::int8_t* to_low = low + (block + place) * kActivationBlock;
       std::int32_t of_block = 0;
       for (std::int64_t i = 0; i < kActivationBlock; ++i) {
         const auto part = static_cast<std::int16_t>((codes[i] + half) >> by);
-        parts[0][i] = static_cast<std::int8_t>(part);
-        parts[1][i] = static_cast<std::int8_t>(codes[i] - (part << by));
+        to_high[i] = static_cast<std::int8_t>(part);
+        to_low[i] = static_cast<std::int8_t>(codes[i] - (part << by));
         of_block += codes[i];
-      }
-      for (std::int64_t quad = 0; quad < kQuadsOfBlock; ++quad) {
-        const std::int64_t to = block * kActivationBlock + (quad * rows + place) * kQuadInputs;
-        std::memcpy(high + to, parts[0] + quad * kQuadInputs, kQuadInputs);
-        std::memcpy(low + to, parts[1] + quad * kQuadInputs, kQuadInputs);
       }
       shift[block + place] = by;
       whole[block + place] = from.whole[b];
@@ -90,52 +93,75 @@ struct BytePanelInputs {
 
 #if defined(__AVX512VNNI__)
 
-// A block of `quads` quads of inputs. Where its weights and `values` of x lie.
+// Weights of `inputs` inputs, whole quads.
 template <Fetch kFetch>
-struct ByteBlock {
+struct ByteWeights {
   const std::uint8_t* weight;
   std::int64_t apart;   // from one panel's to the next one's
   const char* fetched;  // as in add_panel_products
-  std::int64_t quads;
+  std::int64_t inputs;
 };
 
-// sums += the products of a block with values [quad][row][kQuadInputs], times 2^shift[row].
-template <int kRows, int kPanels, Fetch kFetch>
-[[gnu::always_inline]] inline void add_byte_products(ByteBlock<kFetch> block, const std::int8_t* values,
-                                                     const std::int32_t* shift,
+// Of x kParts values [block][row][kActivationBlock]: the high and the low bytes, or one of them.
+template <int kParts>
+struct ByteParts {
+  const std::int8_t* values[kParts];
+  const std::int32_t* shift;  // of the first part
+};
+
+// sums += the products of the inputs with x, of the first part times 2^shift[row]. `kBlocks`: of several
+// blocks, else of one at most.
+template <bool kBlocks, int kRows, int kPanels, Fetch kFetch, int kParts>
+[[gnu::always_inline]] inline void add_byte_products(ByteWeights<kFetch> w, ByteParts<kParts> x,
                                                      PanelSums<std::int32_t> sums) {
-  CodeSum parts[kRows][kPanels];
-  unrolled<kRows>([&](auto row) { unrolled<kPanels>([&](auto p) { parts[row][p] = code_zero(); }); });
-  for (std::int64_t quad = 0; quad < block.quads; ++quad, values += kRows * kQuadInputs) {
-    ByteVec w[kPanels];
-    unrolled<kPanels>([&](auto p) {
-      // Beside a load: GCC 12 leaves out a call that does nothing but prefetch.
-      if constexpr (kFetch != Fetch::kNothing)
-        __builtin_prefetch(block.fetched + p * block.apart, 0, kFetch == Fetch::kSoon ? 3 : 2);
-      w[p] = load_bytes(block.weight + p * block.apart);
+  CodeSum parts[kParts][kRows][kPanels];
+  const auto each = [](auto&& f) __attribute__((always_inline)) {
+    unrolled<kParts>([&](auto part) {
+      unrolled<kRows>([&](auto row) { unrolled<kPanels>([&](auto p) { f(part, row, p); }); });
     });
-    block.weight += kPanelOutputs * kQuadInputs;
-    if constexpr (kFetch != Fetch::kNothing) block.fetched += kPanelOutputs * kQuadInputs;
-    unrolled<kRows>([&](auto row) {
-      const ByteVec quad_of_x = load_quad(values + row * kQuadInputs);
-      unrolled<kPanels>([&](auto p) { parts[row][p] = byte_dot(parts[row][p], w[p], quad_of_x); });
-    });
+  };
+  each([&](auto part, auto row, auto p) { parts[part][row][p] = code_zero(); });
+  const auto add_block = [&](std::int64_t inputs) __attribute__((always_inline)) {
+    for (std::int64_t i = 0; i < inputs; i += kQuadInputs) {
+      ByteVec quads[kPanels];
+      unrolled<kPanels>([&](auto p) {
+        // Beside a load: GCC 12 leaves out a call that does nothing but prefetch.
+        if constexpr (kFetch != Fetch::kNothing)
+          __builtin_prefetch(w.fetched + p * w.apart, 0, kFetch == Fetch::kSoon ? 3 : 2);
+        quads[p] = load_bytes(w.weight + p * w.apart);
+      });
+      w.weight += kPanelOutputs * kQuadInputs;
+      if constexpr (kFetch != Fetch::kNothing) w.fetched += kPanelOutputs * kQuadInputs;
+      unrolled<kParts>([&](auto part) {
+        unrolled<kRows>([&](auto row) {
+          const ByteVec values = load_quad(x.values[part] + row * kActivationBlock);
+          unrolled<kPanels>(
+              [&](auto p) { parts[part][row][p] = byte_dot(parts[part][row][p], quads[p], values); });
+        });
+        x.values[part] += kQuadInputs;
+      });
+    }
+  };
+  if constexpr (kBlocks) {
+    for (std::int64_t i = 0; i < w.inputs; i += kActivationBlock) {
+      add_block(std::min(kActivationBlock, w.inputs - i));
+      unrolled<kParts>([&](auto part) { x.values[part] += (kRows - 1) * kActivationBlock; });
+    }
+  } else {
+    add_block(w.inputs);
   }
-  unrolled<kRows>([&](auto row) {
-    unrolled<kPanels>([&](auto p) {
-      std::int32_t* sum = sums.data + row * sums.row_stride + p * sums.panel_stride;
-      store(sum, load_sum(sum) + shifted(parts[row][p], shift[row]));
-    });
+  each([&](auto part, auto row, auto p) {
+    std::int32_t* sum = sums.data + row * sums.row_stride + p * sums.panel_stride;
+    const CodeSum products = parts[part][row][p];
+    store(sum, load_sum(sum) + (part == 0 ? shifted(products, x.shift[row]) : products));
   });
 }
 
-// The same as a function of its own: among others GCC 12 has no registers for so many sums. Few rows wait for
-// memory, and calls keep them from asking for it.
-template <int kRows, int kPanels, Fetch kFetch>
-[[gnu::noinline]] void call_add_byte_products(const ByteBlock<kFetch>& block, const std::int8_t* values,
-                                              const std::int32_t* shift,
+// The same as a function of its own: among others GCC 12 has no registers for so many sums.
+template <bool kBlocks, int kRows, int kPanels, Fetch kFetch, int kParts>
+[[gnu::noinline]] void call_add_byte_products(const ByteWeights<kFetch>& w, const ByteParts<kParts>& x,
                                               const PanelSums<std::int32_t>& sums) {
-  add_byte_products<kRows, kPanels, kFetch>(block, values, shift, sums);
+  add_byte_products<kBlocks, kRows, kPanels>(w, x, sums);
 }
 
 // As for floats (linear_float_panels.h), without the scales of codes: exact, in whatever order. `in` is a
@@ -144,29 +170,44 @@ template <int kRows, int kPanels, Fetch kFetch>
 [[gnu::noinline]] void add_panel_products(const std::uint8_t* weight, std::int64_t apart, const char* fetched,
                                           const ByteGroup& x, std::int64_t in, bool begins,
                                           const PanelSums<std::int32_t>& sums) {
-  static constexpr std::int32_t kUnshifted[kRows] = {};
   if (begins)
     for (int row = 0; row < kRows; ++row)
       for (int p = 0; p < kPanels; ++p)
         store(sums.data + row * sums.row_stride + p * sums.panel_stride, splat_sum(x.start[row]));
+  // More sums than registers go one part after the other.
+  constexpr bool kBothParts = kRows * kPanels <= 14;
+  if constexpr (kBothParts)
+    if (x.fine)
+      return call_add_byte_products<true, kRows, kPanels>(ByteWeights<kFetch>{weight, apart, fetched, in},
+                                                          ByteParts<2>{{x.high, x.low}, x.shift}, sums);
+  const auto add = [&](const ByteWeights<kFetch>& w, const auto& parts) __attribute__((always_inline)) {
+    // One or two rows wait for memory, and calls would keep them from asking for it.
+    if constexpr (kRows > 2)
+      call_add_byte_products<false, kRows, kPanels>(w, parts, sums);
+    else if (w.inputs == kActivationBlock)  // a constant: unrolled
+      add_byte_products<false, kRows, kPanels>(
+          ByteWeights<kFetch>{w.weight, w.apart, w.fetched, kActivationBlock}, parts, sums);
+    else
+      add_byte_products<false, kRows, kPanels>(w, parts, sums);
+  };
   for (std::int64_t i = 0; i < in; i += kActivationBlock) {
-    const std::int64_t quads = std::min(kQuadsOfBlock, (in - i) / kQuadInputs);
-    const std::uint8_t* codes = weight + i * kPanelOutputs;
-    ByteBlock<kFetch> block = {codes, apart,
-                               kFetch == Fetch::kNothing ? nullptr : fetched + i * kPanelOutputs, quads};
+    const std::int64_t block = i / kActivationBlock * kRows;
+    const ByteWeights<kFetch> w = {weight + i * kPanelOutputs, apart,
+                                   kFetch == Fetch::kNothing ? nullptr : fetched + i * kPanelOutputs,
+                                   std::min(kActivationBlock, in - i)};
     const std::int8_t* high = x.high + i * kRows;
-    const std::int64_t b = i / kActivationBlock * kRows;
-    if constexpr (kRows * kPanels > 8) {
-      call_add_byte_products<kRows, kPanels, kFetch>(block, high, x.shift + b, sums);
-    } else if (quads < kQuadsOfBlock) {
-      add_byte_products<kRows, kPanels, kFetch>(block, high, x.shift + b, sums);
+    const std::int8_t* low = x.low + i * kRows;
+    const std::int32_t* shift = x.shift + block;
+    const bool* whole = x.whole + block;
+    if (std::find(whole, whole + kRows, true) == whole + kRows) {
+      add(w, ByteParts<1>{{high}, shift});
+    } else if constexpr (kBothParts) {
+      add(w, ByteParts<2>{{high, low}, shift});
     } else {
-      block.quads = kQuadsOfBlock;  // a constant: unrolled
-      add_byte_products<kRows, kPanels, kFetch>(block, high, x.shift + b, sums);
+      static constexpr std::int32_t kUnshifted[kRows] = {};
+      add(w, ByteParts<1>{{high}, shift});
+      add(w, ByteParts<1>{{low}, kUnshifted});
     }
-    if (std::find(x.whole + b, x.whole + b + kRows, true) != x.whole + b + kRows)
-      call_add_byte_products<kRows, kPanels, Fetch::kNothing>({codes, apart, nullptr, quads},
-                                                              x.low + i * kRows, kUnshifted, sums);
   }
 }
 

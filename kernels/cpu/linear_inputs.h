@@ -74,8 +74,9 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       cut(inputs.scale, p.rows);
     }
     if (goes_by_byte_panels(p)) {
-      inputs.bytes.groups = panel_groups(p.rows);
+      inputs.bytes.groups = p.fine_activations ? RowGroups{p.rows, kMostWidePanelRows} : panel_groups(p.rows);
       inputs.bytes.blocks = blocks;
+      inputs.bytes.fine = p.fine_activations;
       cut(inputs.bytes.high, p.rows * blocks * kActivationBlock);
       cut(inputs.bytes.low, p.rows * blocks * kActivationBlock);
       cut(inputs.bytes.shift, p.rows * blocks);
@@ -88,7 +89,8 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       cut(inputs.floats.values, p.rows * inputs.floats.blocks * kFloatPanelInputs);
     }
     if (goes_by_float_panels(p) || goes_by_byte_panels(p)) {
-      const std::int64_t workers_that_pack = lies_in_panels(p.weight_format) ? 1 : worker_count(p.out_size);
+      const std::int64_t workers_that_pack =
+          lies_in_panels(p.weight_format) ? p.out_size % kPanelOutputs != 0 : worker_count(p.out_size);
       cut(inputs.panels, workers_that_pack * packed_bytes(p));
     }
     if (p.weight_format == WeightFormat::kInt4Groups) {

@@ -28,7 +28,8 @@ using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t, 
 
 // Rows that wait for memory rather than compute read so many streams, and leave them to the hardware.
 constexpr std::int64_t kMostStreamRows = 2;
-constexpr int kPanelStreams = 4;
+template <typename W>
+constexpr int kPanelStreams = kAreCodes<W> ? 2 : 4;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.
 template <typename W>
@@ -36,21 +37,22 @@ constexpr std::int64_t kInputsOfBlock = kAreCodes<W> ? 3072 : 768;
 // How far ahead weights are fetched.
 constexpr std::int64_t kAheadBytes = 8 << 10;
 
-// Whole panels, as streams of `region` panels each, of which a task takes `stretch` at once.
+// Whole panels, as streams of `region` panels each, of which a task takes kPanelsOfTask at most at once.
+// There are as many tasks for each worker.
 struct PanelTasks {
-  std::int64_t panels, streams, region, stretch, count;
+  std::int64_t panels, streams, region, count;
 
-  static PanelTasks of(std::int64_t panels, bool by_streams) {
+  static PanelTasks of(std::int64_t panels, std::int64_t most_streams) {
     const std::int64_t workers = std::max(worker_count(panels), 1);
-    const std::int64_t streams = by_streams && panels >= kPanelStreams * workers ? kPanelStreams : 1;
+    const std::int64_t streams = panels >= most_streams * workers ? most_streams : 1;
     const std::int64_t region = (panels + streams - 1) / streams;
-    const std::int64_t stretch = std::clamp<std::int64_t>(region / (4 * workers), 1, kPanelsOfTask);
-    return {panels, streams, region, stretch, (region + stretch - 1) / stretch};
+    const std::int64_t least = std::max((region + kPanelsOfTask - 1) / kPanelsOfTask, 4 * workers);
+    return {panels, streams, region, std::min((least + workers - 1) / workers * workers, region)};
   }
 
   // Those of a stream that belong to `task`.
   std::int64_t begin(std::int64_t stream, std::int64_t task) const {
-    return std::min(stream * region + std::min(task * stretch, region), panels);
+    return std::min(stream * region + region * task / count, panels);
   }
 };
 
@@ -69,11 +71,18 @@ inline void finish(const LinearParams& p, const LinearInputs& inputs, std::int64
   finish(p, inputs, row, begin, count, values);
 }
 
+// Whether a group goes panel by panel: both parts of all of x take the registers that a second panel would.
+template <typename W>
+bool takes_single_panels(const LinearInputs& inputs) {
+  return kAreCodes<W> && inputs.bytes.fine;
+}
+
 // Few rows, which are one group, with a task's panels of all streams.
 template <typename W>
 void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelTasks& tasks,
                  std::int64_t task) {
-  alignas(64) PanelSum<W> sums[kPanelStreams][kMostStreamRows][kOutputsPerTask];
+  constexpr int kStreams = kPanelStreams<W>;
+  alignas(64) PanelSum<W> sums[kStreams][kMostStreamRows][kOutputsPerTask];
   constexpr std::int64_t kApart = kMostStreamRows * kOutputsPerTask;  // of the sums of streams
   const W* weight = static_cast<const W*>(p.weight);
   const std::int64_t size = kPanelOutputs * p.in;  // of a panel
@@ -82,18 +91,18 @@ void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelT
     return tasks.begin(stream, task + 1) - tasks.begin(stream, task);
   };
   with_rows<kMostStreamRows>(p.rows, [&](auto rows) {
-    const std::int64_t together = count(kPanelStreams - 1);  // the last has the fewest
+    const std::int64_t together = count(kStreams - 1);  // the last stream has the fewest
     for (std::int64_t i = 0; i < together; ++i)
-      add_panel_products<rows, kPanelStreams, Fetch::kNothing>(
+      add_panel_products<rows, kStreams, Fetch::kNothing>(
           weight + (tasks.begin(0, task) + i) * size, tasks.region * size, nullptr, x, p.in, true,
           {sums[0][0] + i * kPanelOutputs, kOutputsPerTask, kApart});
-    for (std::int64_t s = 0; s < kPanelStreams; ++s)
+    for (std::int64_t s = 0; s < kStreams; ++s)
       for (std::int64_t i = together; i < count(s); ++i)
         add_panel_products<rows, 1, Fetch::kNothing>(weight + (tasks.begin(s, task) + i) * size, 0, nullptr,
                                                      x, p.in, true,
                                                      {sums[s][0] + i * kPanelOutputs, kOutputsPerTask, 0});
   });
-  for (std::int64_t s = 0; s < kPanelStreams; ++s)
+  for (std::int64_t s = 0; s < kStreams; ++s)
     if (count(s) > 0)
       for (std::int64_t row = 0; row < p.rows; ++row)
         finish(p, inputs, row, tasks.begin(s, task) * kPanelOutputs, count(s) * kPanelOutputs, sums[s][row]);
@@ -126,9 +135,10 @@ void run_panels(const LinearParams& p, const LinearInputs& inputs, const W* weig
   } else {
     for (std::int64_t first = 0; first < p.in; first += most)
       for (std::int64_t group = 0; group < groups.count; ++group)
-        with_rows<kMostWidePanelRows, (kMostPanelRows + 1) / 2>(groups.size(group), [&](auto rows) {
+        with_rows<kMostWidePanelRows, (kMostWidePanelRows + 1) / 2>(groups.size(group), [&](auto rows) {
           std::int64_t panel = 0;
-          for (; panel + kWidePanels <= panels; panel += kWidePanels)
+          const std::int64_t wide = takes_single_panels<W>(inputs) ? 0 : panels;
+          for (; panel + kWidePanels <= wide; panel += kWidePanels)
             add(rows, std::integral_constant<int, kWidePanels>{}, group, first, panel);
           for (; panel < panels; ++panel) add(rows, kOne, group, first, panel);
         });
@@ -153,7 +163,7 @@ const W* widened_last_panel(const LinearParams& p, const LinearInputs& inputs, s
 template <typename W>
 void multiply_by_packed_weights(const LinearParams& p, const LinearInputs& inputs) {
   const std::int64_t whole = p.out_size / kPanelOutputs;
-  const PanelTasks tasks = PanelTasks::of(whole, p.rows <= kMostStreamRows);
+  const PanelTasks tasks = PanelTasks::of(whole, p.rows <= kMostStreamRows ? kPanelStreams<W> : 1);
   const bool rest = p.out_size % kPanelOutputs != 0;
   const std::int64_t bytes = p.out_size * p.in * static_cast<std::int64_t>(sizeof(W));
   const std::int64_t count = tasks.count + (rest ? 1 : 0);

@@ -51,8 +51,8 @@ inline int middle_of(const std::int32_t* shift, std::int64_t blocks) {
   return middle;
 }
 
-// `x` goes on with zeros to the end of its last block. `fine`: all blocks are whole. Returns the scale, NaN
-// for a row that is not finite.
+// `x` goes on with zeros to the end of its last block. `fine`: all blocks are whole, with one shift. Returns
+// the scale, NaN for a row that is not finite.
 inline float round_row(const float* x, std::int64_t in, bool fine, const RoundedRow& out) {
   const std::int64_t levels = activation_levels(in), blocks = activation_blocks(in);
   const float absmax = absmax_of(x, blocks * kActivationBlock);
@@ -66,7 +66,7 @@ inline float round_row(const float* x, std::int64_t in, bool fine, const Rounded
     const float parts = absmax_of(x + b * kActivationBlock, kActivationBlock) * steps / 127.0F;
     // Its logarithm to base 2, rounded up, by the bits of the float.
     const std::int32_t shift = ((std::bit_cast<std::int32_t>(parts) + 0x7fffff) >> 23) - 127;
-    out.shift[b] = std::clamp(shift, 0, most_shift);
+    out.shift[b] = fine ? most_shift : std::clamp(shift, 0, most_shift);
   }
   const int least_whole = fine ? 0 : middle_of(out.shift, blocks) + kWholeBlockShift;
   for (std::int64_t b = 0; b < blocks; ++b) {
