@@ -11,7 +11,7 @@ namespace kvfuse {
 // A weight [out_size, in] as codes and scales; all contiguous, kInt4Groups with whole groups in a row.
 struct QuantizeWeightParams {
   const float* weight = nullptr;                  // [out_size, in]
-  WeightFormat format = WeightFormat::kInt8Rows;  // not kFloat
+  WeightFormat format = WeightFormat::kInt8Rows;  // or kInt4Groups
   void* codes = nullptr;                          // [out_size, weight_row_bytes]
   void* scale = nullptr;                          // [out_size, scale_row_bytes]
   std::int64_t out_size = 0;

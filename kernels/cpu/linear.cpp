@@ -93,26 +93,24 @@ void multiply_all(const LinearParams& p) {
   });
 }
 
-}  // namespace
-
-void linear(const LinearParams& p);
-
-#if !defined(__AVX512VNNI__)
-// Panels of codes are for byte products. Elsewhere they only have to work.
-static void multiply_by_codes_in_panels(LinearParams p) {
+// The codes of panels in rows again. Panels are for byte products; elsewhere they only have to work.
+std::vector<std::int8_t> unpacked_codes(const LinearParams& p) {
   std::vector<std::int8_t> rows(static_cast<std::size_t>(p.out_size * p.in));
   for (std::int64_t output = 0; output < p.out_size; ++output)
     unpack_row(p.weight, DType::kInt8, p.out_size, p.in, output, rows.data() + output * p.in);
-  p.weight = rows.data();
-  p.weight_format = WeightFormat::kInt8Rows;
-  linear(p);
+  return rows;
 }
-#endif
+
+}  // namespace
 
 void linear(const LinearParams& p) {
-#if !defined(__AVX512VNNI__)
-  if (p.weight_format == WeightFormat::kInt8Panels) return multiply_by_codes_in_panels(p);
-#endif
+  if (!kHasByteProducts && p.weight_format == WeightFormat::kInt8Panels) {
+    const std::vector<std::int8_t> rows = unpacked_codes(p);
+    LinearParams in_rows = p;
+    in_rows.weight = rows.data();
+    in_rows.weight_format = WeightFormat::kInt8Rows;
+    return linear(in_rows);
+  }
   const DType x_dtype = p.norm_weight != nullptr ? DType::kFloat32 : p.dtype;
   for (std::int64_t first = 0; first < p.rows; first += kMostRows) {
     LinearParams piece = p;

@@ -11,23 +11,23 @@
 namespace kvfuse::cpu {
 namespace {
 
-// `rows` [width, in] -> [in, width]; `scratch` holds as many.
+// `rows` [width, in] -> [in, width], with the bits in `flipped` flipped; `scratch` holds as many.
 template <typename Bits>
-void transpose(Bits* rows, std::int64_t width, std::int64_t in, Bits* scratch) {
+void transpose(Bits* rows, std::int64_t width, std::int64_t in, Bits flipped, Bits* scratch) {
   std::copy_n(rows, width * in, scratch);
   for (std::int64_t i = 0; i < in; ++i)
-    for (std::int64_t o = 0; o < width; ++o) rows[i * width + o] = scratch[o * in + i];
+    for (std::int64_t o = 0; o < width; ++o) rows[i * width + o] = scratch[o * in + i] ^ flipped;
 }
 
 template <typename Bits>
-void pack(Bits* weight, std::int64_t out_size, std::int64_t in) {
+void pack(Bits* weight, std::int64_t out_size, std::int64_t in, Bits flipped = 0) {
   const std::int64_t panels = (out_size + kPanelOutputs - 1) / kPanelOutputs;
   const std::int64_t size = kPanelOutputs * in;
   std::vector<Bits> scratch(static_cast<std::size_t>(omp_get_max_threads() * size));
 #pragma omp parallel for
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t begin = panel * kPanelOutputs;
-    transpose(weight + begin * in, std::min(kPanelOutputs, out_size - begin), in,
+    transpose(weight + begin * in, std::min(kPanelOutputs, out_size - begin), in, flipped,
               scratch.data() + omp_get_thread_num() * size);
   }
 }
@@ -38,16 +38,12 @@ void unpack(const void* weight, const WeightRow& from, std::int64_t in, void* ro
     static_cast<Bits*>(row)[i] = static_cast<Bits>(static_cast<const Bits*>(weight)[from.at(i)] ^ from.zero);
 }
 
-using Quad = std::uint32_t;  // of codes
-constexpr Quad kZeros = 0x01010101U * kPackedZero;
-
 }  // namespace
 
 void pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in) {
   if (dtype == DType::kInt8) {
-    auto* quads = static_cast<Quad*>(weight);
-    for (std::int64_t i = 0; i < out_size * in / kQuadInputs; ++i) quads[i] ^= kZeros;
-    pack(quads, out_size, in / kQuadInputs);
+    constexpr std::uint32_t kZeros = 0x01010101U * kPackedZero;
+    pack(static_cast<std::uint32_t*>(weight), out_size, in / kQuadInputs, kZeros);
   } else if (element_bytes(dtype) == 4) {
     pack(static_cast<std::uint32_t*>(weight), out_size, in);
   } else {
