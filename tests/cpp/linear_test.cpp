@@ -232,15 +232,15 @@ TEST_P(Linear, PackedCodesGiveTheBitsOfCodesInRows) {
     for (const std::int64_t in : {200, 3108})
       for (const std::int64_t out_size : {9, 90, 573})
         for (const std::int64_t rows : {1, 2, 7, 16, 29, 71}) {
-          LinearCase c = {.dtype = DType::kFloat32,
-                          .rows = rows,
-                          .in = in,
-                          .out_size = out_size,
-                          .weight_format = WeightFormat::kInt8Rows,
-                          .fine_activations = fine};
-          LinearTensors want(c);
-          c.weight_format = WeightFormat::kInt8Panels;
-          LinearTensors got(c);
+          const LinearCase c = {.dtype = DType::kFloat32,
+                                .rows = rows,
+                                .in = in,
+                                .out_size = out_size,
+                                .weight_format = WeightFormat::kInt8Rows,
+                                .fine_activations = fine};
+          LinearTensors want(c), got(c);
+          got.params.weight_format = WeightFormat::kInt8Panels;
+          cpu::pack_weight(got.weight.data(), DType::kInt8, out_size, in);
           for (LinearTensors* t : {&want, &got}) {
             for (std::int64_t row = 0; row < rows; row += 3)
               t->x.set(row * in + 100, 50.0F);  // a whole block
