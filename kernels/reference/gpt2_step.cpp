@@ -132,14 +132,14 @@ std::vector<double> weight_values(const LinearParams& p) {
   return values;
 }
 
-std::vector<double> rounded_activations(const std::vector<double>& x, bool fine) {
+std::vector<double> activation_steps(const std::vector<double>& x, bool fine) {
   constexpr std::size_t kBlock = 64;
   const double fitting =
       std::min(32767.0, std::floor(2147483647.0 / (127.0 * static_cast<double>(x.size()))));
   const double row_step =
       largest_of(x.begin(), x.end()) /
       (fitting < 127.0 ? fitting : 127.0 * std::exp2(std::floor(std::log2(fitting / 127.0))));
-  if (row_step == 0.0) return x;
+  if (row_step == 0.0) return Row(x.size(), 0.0);
   std::vector<int> powers;
   for (std::size_t i = 0; i < x.size(); i += kBlock) {
     const auto first = x.begin() + static_cast<std::ptrdiff_t>(i);
@@ -150,12 +150,19 @@ std::vector<double> rounded_activations(const std::vector<double>& x, bool fine)
   std::vector<int> sorted = powers;
   std::sort(sorted.begin(), sorted.end());
   const int middle = sorted[(sorted.size() - 1) / 2];
-  Row rounded;
+  Row steps;
   for (std::size_t i = 0; i < x.size(); ++i) {
     const int power = powers[i / kBlock];
-    const double step = row_step * (fine || power >= middle + 2 ? 1.0 : std::exp2(power));
-    rounded.push_back(std::nearbyint(x[i] / step) * step);
+    steps.push_back(row_step * (fine || power >= middle + 2 ? 1.0 : std::exp2(power)));
   }
+  return steps;
+}
+
+std::vector<double> rounded_activations(const std::vector<double>& x, bool fine) {
+  const Row steps = activation_steps(x, fine);
+  Row rounded;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    rounded.push_back(steps[i] > 0.0 ? std::nearbyint(x[i] / steps[i]) * steps[i] : x[i]);
   return rounded;
 }
 

@@ -12,7 +12,9 @@ namespace kvfuse::reference {
 // What the weight stands for: [out_size, in].
 std::vector<double> weight_values(const LinearParams& params);
 
-// What products beside int8 weights take of a row of activations (docs/numerics.md).
+// To multiples of what products beside int8 weights round each element of a row of activations
+// (docs/numerics.md); zeros for a row of zeros.
+std::vector<double> activation_steps(const std::vector<double>& x, bool fine);
 std::vector<double> rounded_activations(const std::vector<double>& x, bool fine);
 
 // [rows, out_size]; for Epilogue::kAdd on top of what params.out holds. Beside 4-bit weights x is not

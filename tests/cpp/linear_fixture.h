@@ -97,86 +97,94 @@ struct LinearTensors {
 inline constexpr double kFloatStep = 0x1p-24;  // a float32 rounding, relative
 
 // How far one output may be from the truth: its own rounding, and float32 rounding of every sum behind it;
-// beside 4-bit codes half a step of each element of x, beside int8 ones, where the twin rounds too, three
-// steps of one, as float32 rounding may tip an element over. The sums are of absolute values, so the bound
-// holds without luck.
+// beside 4-bit codes half a step of each element of x, beside int8 ones, where the twin rounds too, a whole
+// step of each element so close to the middle of two that float32 may tip it over. The sums are of absolute
+// values, so the bound holds without luck.
 class Tolerance {
  public:
   explicit Tolerance(const LinearTensors& t)
-      : t_(t), p_(t.params), weight_(reference::weight_values(t.params)) {}
+      : t_(t), p_(t.params), weight_(reference::weight_values(t.params)) {
+    for (std::int64_t row = 0; row < p_.rows; ++row) add_row(row);
+  }
 
   double of(std::int64_t row, std::int64_t output, double want) const {
     double magnitude = p_.bias == nullptr ? 0.0 : std::fabs(t_.bias[output]);
-    double from_norm = 0.0, steps = 0.0;
-    const Norm norm = norm_of(row);
-    const std::int64_t sharing =
-        p_.weight_format == WeightFormat::kInt4Groups ? std::int64_t{kInt4Group} : kActivationBlock;
-    double step = 0.0;
+    double from_x = 0.0;
     for (std::int64_t i = 0; i < p_.in; ++i) {
-      if (i % sharing == 0) step = step_of(row, norm, i, sharing);
       const double w = std::fabs(weight_[static_cast<std::size_t>(output * p_.in + i)]);
-      steps = has_int8_codes(p_.weight_format) ? std::max(steps, 3.0 * w * step) : steps + w * step / 2.0;
-      if (p_.norm_weight == nullptr) {
-        magnitude += w * std::fabs(t_.x[row * p_.in + i]);
-        continue;
-      }
-      const double scale = std::fabs(t_.norm_weight[i]);
-      magnitude += w * (std::fabs(t_.x[row * p_.in + i] - norm.mean) * norm.inverse * scale +
-                        (p_.norm_bias == nullptr ? 0.0 : std::fabs(t_.norm_bias[i])));
-      // The mean is off by roundings of its own size, which the division by the deviation enlarges.
-      from_norm += 16.0 * kFloatStep * w * scale * norm.largest * norm.inverse;
+      const Element& x = elements_[static_cast<std::size_t>(row * p_.in + i)];
+      magnitude += w * x.magnitude;
+      from_x += w * (x.error + x.rounding);
     }
     const double sums = static_cast<double>(p_.in / 32 + 24) * kFloatStep * magnitude;
-    const double before_rounding =
-        1.2 * (sums + from_norm + steps) + 8.0 * kFloatStep * (1.0 + std::fabs(want));
+    const double before_rounding = 1.2 * (sums + from_x) + 8.0 * kFloatStep * (1.0 + std::fabs(want));
     return before_rounding + rounding_of(p_.out_dtype) * (std::fabs(want) + before_rounding) + 0x1p-24;
   }
 
  private:
-  struct Norm {
-    double mean = 0.0, inverse = 1.0, largest = 0.0;
+  struct Element {
+    double value;      // that the weights meet
+    double magnitude;  // of the terms of value
+    double error;      // of float32 in value
+    double rounding;   // beside codes
   };
 
-  // To which `count` elements of a row of x, from `first` on, are rounded beside codes.
-  double step_of(std::int64_t row, const Norm& norm, std::int64_t first, std::int64_t count) const {
-    if (!has_codes(p_.weight_format)) return 0.0;
-    const double largest = largest_of(row, norm, first, count);
-    if (p_.weight_format == WeightFormat::kInt4Groups) return largest / kInt4ActivationLevels;
-    const double of_row = largest_of(row, norm, 0, p_.in) / static_cast<double>(activation_levels(p_.in));
-    return p_.fine_activations ? of_row : std::max(of_row, 2.0 * largest / 127.0);  // a power of two times it
-  }
-
-  // Of `count` elements at most.
-  double largest_of(std::int64_t row, const Norm& norm, std::int64_t first, std::int64_t count) const {
-    double largest = 0.0;
-    for (std::int64_t i = first; i < std::min(first + count, p_.in); ++i) {
-      double x = t_.x[row * p_.in + i];
-      if (p_.norm_weight != nullptr)
-        x = (x - norm.mean) * norm.inverse * t_.norm_weight[i] +
-            (p_.norm_bias == nullptr ? 0.0 : t_.norm_bias[i]);
-      largest = std::max(largest, std::fabs(x));
-    }
-    return largest;
-  }
-
-  Norm norm_of(std::int64_t row) const {
-    Norm norm;
-    if (p_.norm_weight == nullptr) return norm;
-    double variance = 0.0;
-    const double count = static_cast<double>(p_.in);
-    for (std::int64_t i = 0; i < p_.in; ++i) norm.mean += t_.x[row * p_.in + i] / count;
+  void add_row(std::int64_t row) {
+    std::vector<Element> elements;
     for (std::int64_t i = 0; i < p_.in; ++i) {
-      const double deviation = t_.x[row * p_.in + i] - norm.mean;
-      variance += deviation * deviation / count;
-      norm.largest = std::max(norm.largest, std::fabs(t_.x[row * p_.in + i]));
+      const double x = t_.x[row * p_.in + i];
+      elements.push_back({x, std::fabs(x), 0.0, 0.0});
     }
-    norm.inverse = 1.0 / std::sqrt(variance + double{p_.norm_epsilon});
-    return norm;
+    if (p_.norm_weight != nullptr) normalize(elements);
+    if (has_int8_codes(p_.weight_format)) round_to_int8(elements);
+    if (p_.weight_format == WeightFormat::kInt4Groups) round_groups(elements);
+    elements_.insert(elements_.end(), elements.begin(), elements.end());
+  }
+
+  void normalize(std::vector<Element>& elements) const {
+    const double count = static_cast<double>(p_.in);
+    double mean = 0.0, variance = 0.0, largest = 0.0;
+    for (const Element& x : elements) mean += x.value / count;
+    for (const Element& x : elements) {
+      variance += (x.value - mean) * (x.value - mean) / count;
+      largest = std::max(largest, x.magnitude);
+    }
+    const double inverse = 1.0 / std::sqrt(variance + double{p_.norm_epsilon});
+    for (std::int64_t i = 0; i < p_.in; ++i) {
+      Element& x = elements[static_cast<std::size_t>(i)];
+      const double factor = inverse * t_.norm_weight[i], scaled = (x.value - mean) * factor;
+      const double bias = p_.norm_bias == nullptr ? 0.0 : t_.norm_bias[i];
+      x.value = scaled + bias;
+      x.magnitude = std::fabs(scaled) + std::fabs(bias);
+      // The mean is off by roundings of its own size, which the division by the deviation enlarges.
+      x.error = 16.0 * kFloatStep * std::fabs(factor) * largest;
+    }
+  }
+
+  void round_to_int8(std::vector<Element>& elements) const {
+    std::vector<double> values;
+    for (const Element& x : elements) values.push_back(x.value);
+    const std::vector<double> steps = reference::activation_steps(values, p_.fine_activations);
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      Element& x = elements[i];
+      const double to_middle = std::fabs(x.value - (std::floor(x.value / steps[i]) + 0.5) * steps[i]);
+      if (to_middle <= x.error + 8.0 * kFloatStep * x.magnitude) x.rounding = steps[i];
+    }
+  }
+
+  void round_groups(std::vector<Element>& elements) const {
+    for (std::size_t i = 0; i < elements.size(); i += kInt4Group) {
+      const auto first = elements.begin() + static_cast<std::ptrdiff_t>(i);
+      double largest = 0.0;
+      for (auto x = first; x < first + kInt4Group; ++x) largest = std::max(largest, std::fabs(x->value));
+      for (auto x = first; x < first + kInt4Group; ++x) x->rounding = largest / kInt4ActivationLevels / 2.0;
+    }
   }
 
   const LinearTensors& t_;
   const LinearParams& p_;
   std::vector<double> weight_;
+  std::vector<Element> elements_;  // [rows, in]
 };
 
 }  // namespace kvfuse::test
