@@ -130,28 +130,31 @@ inline Rounding rounding_of(const float* weights, int count) {
 
 #if defined(__AVX512VNNI__)
 // The same sums on int8 rows of whole ByteVecs, four rows at a time: products of bytes, by the high and the
-// low ones of the weights. The sums are exact: the same bits as two rows at a time.
+// low ones of the weights. The sums are exact: the same bits as two rows at a time. Weights are rounded in
+// between, as rows keep coming: in a pass of its own that would ask for none.
 template <int kHeadDim, Level kLevel>
 inline void weighted_sum_of_quads(const float* weights, const std::int8_t* rows, int count,
                                   const std::int8_t* next_k, float* out) {
-  alignas(64) std::uint8_t high[kMostRows + kLanes], low[kMostRows + kLanes];
   const Rounding rounding = rounding_of(weights, count);
-  for (int i = 0; i < count; i += kLanes)
-    quantize(mul(load(weights + i), splat(rounding.inverse)), high + i, low + i);
   for (int begin = 0; begin < kHeadDim; begin += kWidth<kHeadDim>) {
     CodeSum of_high[4], of_low[4];
     for (int j = 0; j < 4; ++j) of_high[j] = of_low[j] = code_zero();
-    for (int i = 0; i < count; i += 4) {
+    const auto add_rows = [&](int i, ByteVec weight_high, ByteVec weight_low) {
       if (begin == 0) prefetch_block<kLevel>(next_k + i * kHeadDim, 4 * kHeadDim);
       ByteVec codes[4], quads[4];
       for (int r = 0; r < 4; ++r)  // behind the last row itself again, with weight 0
         codes[r] = load_bytes(rows + std::min(i + r, count - 1) * kHeadDim + begin);
       interleave_rows(codes, quads);
-      const ByteVec weight_high = load_quad(high + i), weight_low = load_quad(low + i);
       for (int j = 0; j < 4; ++j) {
         of_high[j] = byte_dot(of_high[j], weight_high, quads[j]);
         of_low[j] = byte_dot(of_low[j], weight_low, quads[j]);
       }
+    };
+    for (int i = 0; i < count; i += kLanes) {
+      alignas(64) std::uint8_t high[kLanes], low[kLanes];
+      quantize(mul(load(weights + i), splat(rounding.inverse)), high, low);
+      for (int j = 0; j < std::min(kLanes, count - i); j += 4)
+        add_rows(i + j, load_quad(high + j), load_quad(low + j));
     }
     store_scaled(out + begin, of_high, of_low, rounding.scale);
   }
