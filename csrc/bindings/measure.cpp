@@ -51,7 +51,7 @@ void run_products(const at::Tensor& x, const std::vector<at::Tensor>& weights) {
 // The products of a decode step on the CPU.
 void run_step_products(const at::Tensor& x, const std::vector<at::Tensor>& weights) {
   const std::optional<DType> dtype = ops::to_dtype(x.scalar_type());
-  if (!x.is_cpu() || !dtype || weights.empty() || x.size(1) % 8 != 0)
+  if (!x.is_cpu() || !x.is_floating_point() || !dtype || weights.empty() || x.size(1) % 8 != 0)
     throw std::invalid_argument(
         "measure: expected weights on the CPU, of a dtype with kernels and a multiple of 8 wide");
   const at::Tensor out = at::empty({x.size(0), weights.front().size(0)}, x.options());

@@ -24,9 +24,7 @@ std::vector<at::Tensor*> packed_tensors(Gpt2Weights& weights) {
   return tensors;
 }
 
-DType dtype_of(const at::Tensor& weight) {
-  return weight.scalar_type() == at::kChar ? DType::kInt8 : ops::to_dtype(weight.scalar_type()).value();
-}
+DType dtype_of(const at::Tensor& weight) { return ops::to_dtype(weight.scalar_type()).value(); }
 
 void pack(at::Tensor& weight) {
   ops::cpu_pack_weight(weight.mutable_data_ptr(), dtype_of(weight), weight.size(0), weight.size(1));

@@ -102,9 +102,8 @@ void check_pack_weight(const at::Tensor& weight) {
   check_given(kPackWeight, arg);
   const at::ScalarType dtype = weight.scalar_type();
   TORCH_CHECK_TYPE(
-      to_dtype(dtype).has_value() || dtype == at::kChar, kPackWeight,
-      ": expected weight of dtype float32, bfloat16, float16 or int8 (codes of quantize_weight), "
-      "got ",
+      to_dtype(dtype).has_value(), kPackWeight,
+      ": expected weight of dtype float32, bfloat16, float16 or int8 (codes of quantize_weight), got ",
       name_of(dtype));
   check_dim(kPackWeight, arg, 2, "[out, in]");
   if (dtype == at::kChar) check_quads(kPackWeight, arg);

@@ -80,8 +80,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
 at::Tensor pack_weight(const at::Tensor& weight) {
   check_pack_weight(weight);
   at::Tensor packed = weight.clone(at::MemoryFormat::Contiguous);
-  const DType dtype = weight.scalar_type() == at::kChar ? DType::kInt8 : *to_dtype(weight.scalar_type());
-  cpu::pack_weight(packed.mutable_data_ptr(), dtype, weight.size(0), weight.size(1));
+  cpu::pack_weight(packed.mutable_data_ptr(), to_dtype(weight.scalar_type()).value(), weight.size(0),
+                   weight.size(1));
   return packed;
 }
 
