@@ -65,7 +65,8 @@ std::uint64_t header_length(const RegularFile& file) {
   file.read(0, std::as_writable_bytes(std::span(&length, 1)));
   if (length < 2 || length > kMaxHeaderBytes)
     throw ModelFileError(file.path(), "header: expected a length of 2 to " + std::to_string(kMaxHeaderBytes) +
-                                          " bytes, got " + std::to_string(length));
+                                          " bytes, got " + std::to_string(length) +
+                                          " (is it a safetensors file?)");
   if (length > file.size() - kHeaderOffset)
     throw ModelFileError(file.path(), "header: its length of " + std::to_string(length) +
                                           " bytes runs past the end of the file of " +

@@ -88,8 +88,9 @@ TEST_F(SafetensorsTest, HeaderLengthIsChecked) {
               "header: expected 8 bytes that give its length, got a file of " + std::to_string(size));
   for (const std::uint64_t length : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{100'000'001},
                                      std::uint64_t{1} << 63, ~std::uint64_t{0}})
-    EXPECT_EQ(refusal(with_length(length, "{}")),
-              "header: expected a length of 2 to 100000000 bytes, got " + std::to_string(length));
+    EXPECT_EQ(refusal(with_length(length, "{}")), "header: expected a length of 2 to 100000000 bytes, got " +
+                                                      std::to_string(length) +
+                                                      " (is it a safetensors file?)");
   EXPECT_EQ(refusal(with_length(3, "{}")),
             "header: its length of 3 bytes runs past the end of the file of 10");
   EXPECT_EQ(refusal(with_length(2, "{}!")), "expected 0 bytes of tensor data after the header, got 1");
