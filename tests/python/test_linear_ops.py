@@ -70,7 +70,7 @@ def test_quantize_weight(weight_format, dtype):
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.int8])
 def test_pack_weight(dtype):
     sizes = [(1, 4), (16, 20), (40, 96), (0, 8), (33, 0)]
-    for out, width in sizes if dtype == torch.int8 else [*sizes, (17, 5)]:
+    for out, width in sizes if dtype == torch.int8 else [*sizes, (1, 1), (17, 5)]:
         weight = torch.empty(width, out).uniform_(-128, 128).to(dtype).t()  # not contiguous
         packed = ops.pack_weight(weight)
         assert packed.is_contiguous() and torch.equal(rows_of(packed), weight)
