@@ -55,9 +55,9 @@ struct LinearTensors {
     weight = normal(c.dtype, c.out_size * c.in, 0.0F, weight_deviation);
     if (has_int8_codes(c.weight_format)) {
       draw_codes(c, random);
-      const char refused = static_cast<char>(c.weight_format == WeightFormat::kInt8Panels ? 0 : -128);
       for (char& code : weight.bytes)
-        if (code == refused) code = 127;
+        if (code == -128) code = 127;
+      if (lies_in_panels(c.weight_format)) pack_codes(c);
       weight_scale = normal(DType::kFloat32, c.out_size, 0.0F, 0.0F);
       for (std::int64_t i = 0; i < c.out_size; ++i)
         weight_scale.set(i, weight_deviation / 64.0F * (1.0F + static_cast<float>(i % 5)));
@@ -92,14 +92,25 @@ struct LinearTensors {
     weight = {DType::kInt8, std::vector<char>(static_cast<std::size_t>(bytes))};
     for (char& code : weight.bytes) code = static_cast<char>(random());
   }
+
+  // As cpu::pack_weight does; not by it, as tests without the CPU's kernels draw weights too.
+  void pack_codes(const LinearCase& c) {
+    const std::vector<char> rows = weight.bytes;
+    for (std::int64_t output = 0; output < c.out_size; ++output) {
+      const WeightRow to = weight_row(c.weight_format, c.out_size, c.in, output);
+      for (std::int64_t i = 0; i < c.in; ++i)
+        weight.bytes[static_cast<std::size_t>(to.at(i))] =
+            static_cast<char>(rows[static_cast<std::size_t>(output * c.in + i)] ^ to.zero);
+    }
+  }
 };
 
 inline constexpr double kFloatStep = 0x1p-24;  // a float32 rounding, relative
 
 // How far one output may be from the truth: its own rounding, and float32 rounding of every sum behind it;
 // beside 4-bit codes half a step of each element of x, beside int8 ones, where the twin rounds too, a whole
-// step of each element so close to the middle of two that float32 may tip it over. The sums are of absolute
-// values, so the bound holds without luck.
+// step of each element so close to the middle of two that float32 may tip it over, but no more than two steps
+// of one. The sums are of absolute values, so the bound holds without luck, but for those two steps.
 class Tolerance {
  public:
   explicit Tolerance(const LinearTensors& t)
@@ -109,15 +120,18 @@ class Tolerance {
 
   double of(std::int64_t row, std::int64_t output, double want) const {
     double magnitude = p_.bias == nullptr ? 0.0 : std::fabs(t_.bias[output]);
-    double from_x = 0.0;
+    double from_x = 0.0, steps = 0.0, largest_step = 0.0;
     for (std::int64_t i = 0; i < p_.in; ++i) {
       const double w = std::fabs(weight_[static_cast<std::size_t>(output * p_.in + i)]);
       const Element& x = elements_[static_cast<std::size_t>(row * p_.in + i)];
       magnitude += w * x.magnitude;
-      from_x += w * (x.error + x.rounding);
+      from_x += w * x.error;
+      steps += w * x.rounding;
+      largest_step = std::max(largest_step, w * x.most_step);
     }
+    if (has_int8_codes(p_.weight_format)) steps = std::min(steps, 2.0 * largest_step);
     const double sums = static_cast<double>(p_.in / 32 + 24) * kFloatStep * magnitude;
-    const double before_rounding = 1.2 * (sums + from_x) + 8.0 * kFloatStep * (1.0 + std::fabs(want));
+    const double before_rounding = 1.2 * (sums + from_x + steps) + 8.0 * kFloatStep * (1.0 + std::fabs(want));
     return before_rounding + rounding_of(p_.out_dtype) * (std::fabs(want) + before_rounding) + 0x1p-24;
   }
 
@@ -126,6 +140,7 @@ class Tolerance {
     double value;      // that the weights meet
     double magnitude;  // of the terms of value
     double error;      // of float32 in value
+    double most_step;  // that value may be rounded to beside int8 codes
     double rounding;   // beside codes
   };
 
@@ -133,7 +148,7 @@ class Tolerance {
     std::vector<Element> elements;
     for (std::int64_t i = 0; i < p_.in; ++i) {
       const double x = t_.x[row * p_.in + i];
-      elements.push_back({x, std::fabs(x), 0.0, 0.0});
+      elements.push_back({x, std::fabs(x), 0.0, 0.0, 0.0});
     }
     if (p_.norm_weight != nullptr) normalize(elements);
     if (has_int8_codes(p_.weight_format)) round_to_int8(elements);
@@ -165,20 +180,30 @@ class Tolerance {
     std::vector<double> values;
     for (const Element& x : elements) values.push_back(x.value);
     const std::vector<double> steps = reference::activation_steps(values, p_.fine_activations);
-    for (std::size_t i = 0; i < steps.size(); ++i) {
-      Element& x = elements[i];
-      const double to_middle = std::fabs(x.value - (std::floor(x.value / steps[i]) + 0.5) * steps[i]);
-      if (to_middle <= x.error + 8.0 * kFloatStep * x.magnitude) x.rounding = steps[i];
+    const double of_row = largest_of(elements, 0, p_.in) / static_cast<double>(activation_levels(p_.in));
+    for (std::int64_t i = 0; i < p_.in; ++i) {
+      Element& x = elements[static_cast<std::size_t>(i)];
+      const double step = steps[static_cast<std::size_t>(i)];
+      const double of_block =
+          2.0 * largest_of(elements, i / kActivationBlock * kActivationBlock, kActivationBlock) / 127.0;
+      x.most_step = p_.fine_activations ? of_row : std::max(of_row, of_block);  // a power of two times it
+      const double to_middle = std::fabs(x.value - (std::floor(x.value / step) + 0.5) * step);
+      if (to_middle <= x.error + 8.0 * kFloatStep * x.magnitude) x.rounding = step;
     }
   }
 
   void round_groups(std::vector<Element>& elements) const {
-    for (std::size_t i = 0; i < elements.size(); i += kInt4Group) {
-      const auto first = elements.begin() + static_cast<std::ptrdiff_t>(i);
-      double largest = 0.0;
-      for (auto x = first; x < first + kInt4Group; ++x) largest = std::max(largest, std::fabs(x->value));
-      for (auto x = first; x < first + kInt4Group; ++x) x->rounding = largest / kInt4ActivationLevels / 2.0;
-    }
+    for (std::int64_t i = 0; i < p_.in; ++i)
+      elements[static_cast<std::size_t>(i)].rounding =
+          largest_of(elements, i / kInt4Group * kInt4Group, kInt4Group) / kInt4ActivationLevels / 2.0;
+  }
+
+  // Of `count` elements at most.
+  double largest_of(const std::vector<Element>& elements, std::int64_t first, std::int64_t count) const {
+    double largest = 0.0;
+    for (std::int64_t i = first; i < std::min(first + count, p_.in); ++i)
+      largest = std::max(largest, std::fabs(elements[static_cast<std::size_t>(i)].value));
+    return largest;
   }
 
   const LinearTensors& t_;
