@@ -242,17 +242,19 @@ class DecodeAttention {
   Row* partials_ = nullptr;             // [tasks, query rows]
 };
 
-// Whether the first-level cache holds three blocks of a chunk's int8 K or V: the one that is read, the one
-// that comes, and room for what else there is (docs/decisions.md).
-bool first_level_holds_blocks(int head_dim) {
+// Whether blocks of int8 K and V are fetched into the first-level cache: if it holds three of them, the one that
+// is read, the one that comes, and room for what else there is. Not on an Intel CPU, which keeps far fewer
+// requests under way there than into the second one (docs/decisions.md).
+bool first_level_takes_blocks(int head_dim) {
   static const std::int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);  // 0 or less: not known
-  return std::int64_t{3} * kChunk * head_dim <= bytes;
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return !intel && std::int64_t{3} * kChunk * head_dim <= bytes;
 }
 
 template <typename T, int kHeadDim>
 void run(const AttentionParams& params) {
   if constexpr (std::is_same_v<T, std::int8_t>)
-    if (first_level_holds_blocks(kHeadDim)) {
+    if (first_level_takes_blocks(kHeadDim)) {
       if (params.heads == params.cache.kv_heads && params.q_len == 1)
         return DecodeAttention<T, kHeadDim, Level::kOnce>(params).run();
       return DecodeAttention<T, kHeadDim, Level::kFirst>(params).run();
