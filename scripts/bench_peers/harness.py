@@ -63,6 +63,8 @@ class Harness:
         except HarnessError as error:
             return {}, {"error": str(error)}
         entry: dict[str, Any] = next(iter(run.get("peers", [])), {})
+        if entry.get("error") == "":  # killed by a signal, say
+            return run, {"error": f"{side.name} ended without an answer or a word"}
         if "error" not in entry and not {"rows", "prefill_s"} <= entry.keys():
             return run, {"error": f"expected rows and prefill_s of {side.name} from the harness, got none"}
         return run, entry

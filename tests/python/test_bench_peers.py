@@ -188,6 +188,7 @@ def test_a_side_that_fails_is_recorded_and_called_no_more(harness, words, tmp_pa
     ("answer", "reason"),
     [
         ({}, "expected rows and prefill_s of slow from the harness, got none"),
+        ({"error": ""}, "slow ended without an answer or a word"),
         (entry(1.0, total=48), "not run in full to 64 tokens"),
         (entry(1.0, sampled=True), "not run in full to 64 tokens"),
     ],
