@@ -16,11 +16,16 @@ extern const KernelTable kKernels;
 namespace avx512_vnni {
 extern const KernelTable kKernels;
 }
+namespace amx_int8 {
+extern const KernelTable kKernels;
+}
 
 namespace {
 
 const KernelTable& kernels() {
   switch (active_isa()) {
+    case Isa::kAmxInt8:
+      return amx_int8::kKernels;
     case Isa::kAvx512Vnni:
       return avx512_vnni::kKernels;
     case Isa::kAvx512:

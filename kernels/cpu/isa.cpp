@@ -1,5 +1,8 @@
 #include "kernels/cpu/isa.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -10,10 +13,17 @@
 namespace kvfuse::cpu {
 namespace {
 
-constexpr std::array<std::pair<Isa, const char*>, 4> kNames = {{{Isa::kPortable, "portable"},
+constexpr std::array<std::pair<Isa, const char*>, 5> kNames = {{{Isa::kPortable, "portable"},
                                                                 {Isa::kAvx2, "avx2"},
                                                                 {Isa::kAvx512, "avx512"},
-                                                                {Isa::kAvx512Vnni, "avx512_vnni"}}};
+                                                                {Isa::kAvx512Vnni, "avx512_vnni"},
+                                                                {Isa::kAmxInt8, "amx_int8"}}};
+
+// Linux saves the tiles of a process's threads only once it has asked for them; a sandbox may refuse.
+bool may_use_tiles() {
+  constexpr int kArchReqXcompPerm = 0x1023, kTileData = 18;  // asm/prctl.h; the state's number in XCR0
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileData) == 0;
+}
 
 std::vector<Isa> detect() {
   std::vector<Isa> found = {Isa::kPortable};
@@ -24,7 +34,10 @@ std::vector<Isa> detect() {
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")))
     return found;
   found.push_back(Isa::kAvx512);
-  if (__builtin_cpu_supports("avx512vnni")) found.push_back(Isa::kAvx512Vnni);
+  if (!__builtin_cpu_supports("avx512vnni")) return found;
+  found.push_back(Isa::kAvx512Vnni);
+  if (__builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") && may_use_tiles())
+    found.push_back(Isa::kAmxInt8);
   return found;
 }
 
@@ -65,7 +78,7 @@ Isa active_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relax
 
 bool multiplies_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
 
-bool multiplies_bytes() { return active_isa() == Isa::kAvx512Vnni; }
+bool multiplies_bytes() { return active_isa() >= Isa::kAvx512Vnni; }
 
 void set_active_isa(Isa isa) {
   const std::vector<Isa>& isas = available_isas();

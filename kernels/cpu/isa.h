@@ -6,12 +6,12 @@
 
 namespace kvfuse::cpu {
 
-enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vnni };
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vnni, kAmxInt8 };
 
 // The instruction sets this machine can run, worst first.
 const std::vector<Isa>& available_isas();
 
-// "portable", "avx2", "avx512", "avx512_vnni": the values that KVFUSE_ISA takes.
+// "portable", "avx2", "avx512", "avx512_vnni", "amx_int8": the values that KVFUSE_ISA takes.
 const char* isa_name(Isa isa);
 
 // The best available one, or the one that the environment variable KVFUSE_ISA names.

@@ -42,7 +42,7 @@ void run_pair(const LinearParams& p, const LinearInputs& inputs, const std::int6
       products(weight + (begins[s] + o) * p.in, x, inputs.stride, p.in, NothingAhead{}, sum);
       sums[s][o] = sum[0][0];
     }
-    if (counts[s] > 0) finish(p, inputs, 0, begins[s], counts[s], sums[s]);
+    if (counts[s] > 0) TaskOutputs(p, inputs, begins[s], counts[s]).finish(0, sums[s]);
   }
 }
 

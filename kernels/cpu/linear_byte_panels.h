@@ -22,12 +22,24 @@ constexpr bool kHasByteProducts = true;
 // Without byte products that add up in 32 bits panels gain nothing.
 constexpr bool kHasByteProducts = false;
 #endif
+#if defined(__AMX_INT8__)
+constexpr bool kHasTiles = true;
+#else
+constexpr bool kHasTiles = false;
+#endif
+// Fewer wait for memory.
+constexpr int kLeastTileRows = 3, kMostTileRows = 16;
 
 inline bool goes_by_byte_panels(const LinearParams& p) {
   if (!kHasByteProducts) return false;
   return p.weight_format == WeightFormat::kInt8Panels ||
          (p.weight_format == WeightFormat::kInt8Rows && !p.fine_activations &&
           p.rows >= kLeastRowsToPackCodes && p.in <= kMostInputsToPack && p.in % kQuadInputs == 0);
+}
+
+// Whether they do by tiles (linear_tiles.h).
+inline bool goes_by_tiles(const LinearParams& p) {
+  return kHasTiles && goes_by_byte_panels(p) && p.rows >= kLeastTileRows && p.in % kActivationBlock == 0;
 }
 
 // Rows of x of a group as bytes: code = high * 2^shift + low. A block of a row is a cache line: workers that
@@ -50,7 +62,8 @@ struct BytePanelInputs {
   std::int32_t* shift = nullptr;
   bool* whole = nullptr;
   std::int32_t* start = nullptr;
-  bool fine = false;
+  bool fine = false;            // as in ByteGroup
+  std::int32_t most_shift = 0;  // that one
 
   // Of a group, from input `first` on, a multiple of kActivationBlock.
   ByteGroup at(std::int64_t group, std::int64_t first) const {
@@ -71,7 +84,7 @@ struct BytePanelInputs {
     for (std::int64_t b = 0; b < blocks; ++b) {
       const std::int64_t block = groups.begin(group) * blocks + b * rows;
       const std::int16_t* codes = from.codes + b * kActivationBlock;
-      const int by = from.shift[b];
+      const int by = fine ? most_shift : from.shift[b];
       const auto half = static_cast<std::int16_t>((1 << by) >> 1);  // so that low is in [-128, 127]
       std::int8_t* to_high = high + (block + place) * kActivationBlock;
       std::int8_t* to_low = low + (block + place) * kActivationBlock;
@@ -83,7 +96,7 @@ struct BytePanelInputs {
         of_block += codes[i];
       }
       shift[block + place] = by;
-      whole[block + place] = from.whole[b];
+      whole[block + place] = fine || from.whole[b];
       sum += static_cast<std::uint32_t>(of_block);
     }
     // Here and in the sums 32 bits may run over: what is left at the end fits.

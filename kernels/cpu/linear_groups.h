@@ -143,13 +143,13 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
   alignas(64) float sums[kMostRowsAtOnce][kOutputsPerTask] = {};
   // For all groups but the first the weights come from the caches.
   const auto groups = groups_of<W>(p.rows);
+  const TaskOutputs outputs(p, inputs, begin, end - begin);
   for (std::int64_t group = 0; group < groups.count; ++group) {
     const std::int64_t first = groups.begin(group), last = groups.begin(group + 1);
     expect_outputs(p, first, last, begin, end);
     with_rows<kMostRowsAtOnce>(
         last - first, [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
-    for (std::int64_t row = first; row < last; ++row)
-      finish(p, inputs, row, begin, end - begin, sums[row - first]);
+    for (std::int64_t row = first; row < last; ++row) outputs.finish(row, sums[row - first]);
   }
 }
 

@@ -74,9 +74,13 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       cut(inputs.scale, p.rows);
     }
     if (goes_by_byte_panels(p)) {
-      inputs.bytes.groups = p.fine_activations ? RowGroups{p.rows, kMostWidePanelRows} : panel_groups(p.rows);
+      const bool tiles = goes_by_tiles(p);
+      inputs.bytes.groups = tiles                ? RowGroups{p.rows, kMostTileRows}
+                            : p.fine_activations ? RowGroups{p.rows, kMostWidePanelRows}
+                                                 : panel_groups(p.rows);
       inputs.bytes.blocks = blocks;
-      inputs.bytes.fine = p.fine_activations;
+      inputs.bytes.fine = p.fine_activations || tiles;
+      inputs.bytes.most_shift = activation_shift(activation_levels(p.in));
       cut(inputs.bytes.high, p.rows * blocks * kActivationBlock);
       cut(inputs.bytes.low, p.rows * blocks * kActivationBlock);
       cut(inputs.bytes.shift, p.rows * blocks);

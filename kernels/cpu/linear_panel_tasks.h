@@ -9,11 +9,12 @@
 #include "kernels/cpu/linear_float_panels.h"
 #include "kernels/cpu/linear_inputs.h"
 #include "kernels/cpu/linear_outputs.h"
+#include "kernels/cpu/linear_tiles.h"
 #include "kernels/cpu/parallel.h"
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
-// Panels that a task goes through one behind the other, at most; finish() takes no more outputs at once.
+// Panels that a task goes through one behind the other, at most; TaskOutputs takes no more.
 constexpr std::int64_t kPanelsOfTask = kOutputsPerTask / kPanelOutputs;
 static_assert(panels_to_pack(1) <= kPanelsOfTask);
 
@@ -64,13 +65,6 @@ const auto& rows_beside(const LinearInputs& inputs) {
     return inputs.floats;
 }
 
-inline void finish(const LinearParams& p, const LinearInputs& inputs, std::int64_t row, std::int64_t begin,
-                   std::int64_t count, const std::int32_t* sums) {
-  alignas(64) float values[kOutputsPerTask];
-  for (std::int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(sums[i]);
-  finish(p, inputs, row, begin, count, values);
-}
-
 // Whether a group goes panel by panel: both parts of all of x take the registers that a second panel would.
 template <typename W>
 bool takes_single_panels(const LinearInputs& inputs) {
@@ -102,22 +96,21 @@ void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelT
                                                      x, p.in, true,
                                                      {sums[s][0] + i * kPanelOutputs, kOutputsPerTask, 0});
   });
-  for (std::int64_t s = 0; s < kStreams; ++s)
-    if (count(s) > 0)
-      for (std::int64_t row = 0; row < p.rows; ++row)
-        finish(p, inputs, row, tasks.begin(s, task) * kPanelOutputs, count(s) * kPanelOutputs, sums[s][row]);
+  for (std::int64_t s = 0; s < kStreams; ++s) {
+    if (count(s) == 0) continue;
+    const TaskOutputs outputs(p, inputs, tasks.begin(s, task) * kPanelOutputs, count(s) * kPanelOutputs);
+    for (std::int64_t row = 0; row < p.rows; ++row) outputs.finish(row, sums[s][row]);
+  }
 }
 
-// All rows with `panels` panels at `weight`, the weights of `count` outputs from `begin` on.
+// sums[row] = the products of all rows with `panels` panels.
 template <Fetch kFetch, typename W>
-void run_panels(const LinearParams& p, const LinearInputs& inputs, const W* weight, const char* fetched,
-                std::int64_t panels, std::int64_t begin, std::int64_t count) {
-  alignas(64) PanelSum<W> sums[kMostRows][kOutputsPerTask];
+void sum_panels(const LinearParams& p, const LinearInputs& inputs, const W* weight, const char* fetched,
+                std::int64_t panels, PanelSum<W> (*sums)[kOutputsPerTask]) {
   const auto& x = rows_beside<W>(inputs);
   const RowGroups& groups = x.groups;
   const std::int64_t size = kPanelOutputs * p.in;
   const std::int64_t most = groups.count == 1 ? p.in : kInputsOfBlock<W>;
-  expect_outputs(p, 0, p.rows, begin, begin + count);
   const auto add = [&](auto rows, auto together, std::int64_t group, std::int64_t first, std::int64_t panel) {
     const std::int64_t from = panel * size + first * kPanelOutputs;
     add_panel_products<rows, together, kFetch>(
@@ -132,18 +125,33 @@ void run_panels(const LinearParams& p, const LinearInputs& inputs, const W* weig
     with_rows<kMostPanelRows, kLeast>(p.rows, [&](auto rows) {
       for (std::int64_t panel = 0; panel < panels; ++panel) add(rows, kOne, 0, 0, panel);
     });
-  } else {
-    for (std::int64_t first = 0; first < p.in; first += most)
-      for (std::int64_t group = 0; group < groups.count; ++group)
-        with_rows<kMostWidePanelRows, (kMostWidePanelRows + 1) / 2>(groups.size(group), [&](auto rows) {
-          std::int64_t panel = 0;
-          const std::int64_t wide = takes_single_panels<W>(inputs) ? 0 : panels;
-          for (; panel + kWidePanels <= wide; panel += kWidePanels)
-            add(rows, std::integral_constant<int, kWidePanels>{}, group, first, panel);
-          for (; panel < panels; ++panel) add(rows, kOne, group, first, panel);
-        });
+    return;
   }
-  for (std::int64_t row = 0; row < p.rows; ++row) finish(p, inputs, row, begin, count, sums[row]);
+  for (std::int64_t first = 0; first < p.in; first += most)
+    for (std::int64_t group = 0; group < groups.count; ++group)
+      with_rows<kMostWidePanelRows, (kMostWidePanelRows + 1) / 2>(groups.size(group), [&](auto rows) {
+        std::int64_t panel = 0;
+        const std::int64_t wide = takes_single_panels<W>(inputs) ? 0 : panels;
+        for (; panel + kWidePanels <= wide; panel += kWidePanels)
+          add(rows, std::integral_constant<int, kWidePanels>{}, group, first, panel);
+        for (; panel < panels; ++panel) add(rows, kOne, group, first, panel);
+      });
+}
+
+// All rows with `panels` panels at `weight`, the weights of `count` outputs from `begin` on.
+template <Fetch kFetch, typename W>
+void run_panels(const LinearParams& p, const LinearInputs& inputs, const W* weight, const char* fetched,
+                std::int64_t panels, std::int64_t begin, std::int64_t count) {
+  alignas(64) PanelSum<W> sums[kMostRows][kOutputsPerTask];
+  expect_outputs(p, 0, p.rows, begin, begin + count);
+  bool summed = false;
+  if constexpr (kHasTiles && kAreCodes<W>) {
+    summed = goes_by_tiles(p);
+    if (summed) sum_tiles(inputs.bytes, p.in, weight, fetched, panels, sums);
+  }
+  if (!summed) sum_panels<kFetch>(p, inputs, weight, fetched, panels, sums);
+  const TaskOutputs outputs(p, inputs, begin, count);
+  for (std::int64_t row = 0; row < p.rows; ++row) outputs.finish(row, sums[row]);
 }
 
 // The last panel, if it is less wide than the others, as wide as those.

@@ -43,7 +43,10 @@ inline void read_row(const void* src, DType dtype, std::int64_t count, float* ds
 
 template <typename T>
 void convert_from_float(const float* src, std::int64_t count, T* dst) {
-  for (std::int64_t i = 0; i < count; ++i) dst[i] = from_float<T>(src[i]);
+  std::int64_t i = 0;
+  if constexpr (std::is_same_v<T, float>)  // a loop of elements becomes a call of memmove
+    for (; i + kLanes <= count; i += kLanes) store(dst + i, load(src + i));
+  for (; i < count; ++i) dst[i] = from_float<T>(src[i]);
 }
 
 inline void write_row(const float* src, DType dtype, std::int64_t count, void* dst) {

@@ -229,7 +229,7 @@ TEST_P(Linear, RowsBesidePackedWeightsInBatchesOfAnySize) {
 // Products with codes are exact, and so the same in either order.
 TEST_P(Linear, PackedCodesGiveTheBitsOfCodesInRows) {
   for (const bool fine : {false, true})
-    for (const std::int64_t in : {200, 3108})
+    for (const std::int64_t in : {200, 832, 3108})
       for (const std::int64_t out_size : {9, 90, 573})
         for (const std::int64_t rows : {1, 2, 7, 16, 29, 71}) {
           const LinearCase c = {.dtype = DType::kFloat32,
