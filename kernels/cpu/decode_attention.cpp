@@ -242,9 +242,9 @@ class DecodeAttention {
   Row* partials_ = nullptr;             // [tasks, query rows]
 };
 
-// Whether blocks of int8 K and V are fetched into the first-level cache: if it holds three of them, the one that
-// is read, the one that comes, and room for what else there is. Not on an Intel CPU, which keeps far fewer
-// requests under way there than into the second one (docs/decisions.md).
+// Whether blocks of int8 K and V are fetched into the first-level cache: if it holds three of them, the one
+// that is read, the one that comes, and room for what else there is. Not on an Intel CPU, which keeps far
+// fewer requests under way there than into the second one (docs/decisions.md).
 bool first_level_takes_blocks(int head_dim) {
   static const std::int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);  // 0 or less: not known
   static const bool intel = __builtin_cpu_is("intel") != 0;

@@ -25,8 +25,7 @@ class OnIsa : public testing::TestWithParam<cpu::Isa> {
 // For INSTANTIATE_TEST_SUITE_P.
 inline auto every_isa() {
   using cpu::Isa;
-  return testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni,
-                         Isa::kAmxInt8);
+  return testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAmxInt8);
 }
 inline std::string isa_of(const testing::TestParamInfo<cpu::Isa>& info) { return cpu::isa_name(info.param); }
 
