@@ -17,6 +17,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cpu/cache_rows.h"
+#include "kernels/cpu/isa.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
@@ -247,8 +248,7 @@ class DecodeAttention {
 // fewer requests under way there than into the second one (docs/decisions.md).
 bool first_level_takes_blocks(int head_dim) {
   static const std::int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);  // 0 or less: not known
-  static const bool intel = __builtin_cpu_is("intel") != 0;
-  return !intel && std::int64_t{3} * kChunk * head_dim <= bytes;
+  return !is_intel() && std::int64_t{3} * kChunk * head_dim <= bytes;
 }
 
 template <typename T, int kHeadDim>

@@ -80,6 +80,11 @@ bool multiplies_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
 
 bool multiplies_bytes() { return active_isa() >= Isa::kAvx512Vnni; }
 
+bool is_intel() {
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  return intel;
+}
+
 void set_active_isa(Isa isa) {
   const std::vector<Isa>& isas = available_isas();
   if (std::find(isas.begin(), isas.end(), isa) == isas.end())

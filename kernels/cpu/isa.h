@@ -25,6 +25,9 @@ bool multiplies_bfloat16();
 // packed for.
 bool multiplies_bytes();
 
+// Whether Intel made the CPU: what its prefetchers do by themselves differs (docs/decisions.md).
+bool is_intel();
+
 // Makes every later call run with `isa` (for tests and benchmarks). Throws if the machine lacks it.
 void set_active_isa(Isa isa);
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear_byte_panels.h"
 #include "kernels/cpu/linear_float_panels.h"
 #include "kernels/cpu/linear_inputs.h"
@@ -27,15 +28,18 @@ using PanelSum = std::conditional_t<kAreCodes<W>, std::int32_t, float>;
 template <typename W>
 using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t, float>;
 
-// Rows that wait for memory rather than compute read so many streams, and leave them to the hardware.
+// Rows that wait for memory rather than compute read several streams. Most hardware follows them best alone,
+// two of codes and four of floats; Intel's leaves a core waiting, unless each is fetched a little ahead.
 constexpr std::int64_t kMostStreamRows = 2;
-template <typename W>
-constexpr int kPanelStreams = kAreCodes<W> ? 2 : 4;
+constexpr int kMostStreams = 4;
+template <typename W, bool kFetched>
+constexpr int kPanelStreams = kAreCodes<W> && !kFetched ? 2 : kMostStreams;
+constexpr std::int64_t kStreamAheadBytes = 3 << 10;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.
 template <typename W>
 constexpr std::int64_t kInputsOfBlock = kAreCodes<W> ? 3072 : 768;
-// How far ahead weights are fetched.
+// How far ahead weights of one stream are fetched.
 constexpr std::int64_t kAheadBytes = 8 << 10;
 
 // Whole panels, as streams of `region` panels each, of which a task takes kPanelsOfTask at most at once.
@@ -72,29 +76,29 @@ bool takes_single_panels(const LinearInputs& inputs) {
 }
 
 // Few rows, which are one group, with a task's panels of all streams.
-template <typename W>
+template <typename W, bool kFetched>
 void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelTasks& tasks,
                  std::int64_t task) {
-  constexpr int kStreams = kPanelStreams<W>;
+  constexpr int kStreams = kPanelStreams<W, kFetched>;
+  constexpr Fetch kFetch = kFetched ? Fetch::kSoon : Fetch::kNothing;
   alignas(64) PanelSum<W> sums[kStreams][kMostStreamRows][kOutputsPerTask];
   constexpr std::int64_t kApart = kMostStreamRows * kOutputsPerTask;  // of the sums of streams
-  const W* weight = static_cast<const W*>(p.weight);
-  const std::int64_t size = kPanelOutputs * p.in;  // of a panel
+  const std::int64_t size = kPanelOutputs * p.in;                     // of a panel
   const auto x = rows_beside<W>(inputs).at(0, 0);
   const auto count = [&](std::int64_t stream) {
     return tasks.begin(stream, task + 1) - tasks.begin(stream, task);
   };
   with_rows<kMostStreamRows>(p.rows, [&](auto rows) {
+    const auto add = [&](auto streams, std::int64_t first, std::int64_t i) {
+      const W* weight = static_cast<const W*>(p.weight) + (tasks.begin(first, task) + i) * size;
+      add_panel_products<rows, streams, kFetch>(
+          weight, tasks.region * size, reinterpret_cast<const char*>(weight) + kStreamAheadBytes, x, p.in,
+          true, {sums[first][0] + i * kPanelOutputs, kOutputsPerTask, kApart});
+    };
     const std::int64_t together = count(kStreams - 1);  // the last stream has the fewest
-    for (std::int64_t i = 0; i < together; ++i)
-      add_panel_products<rows, kStreams, Fetch::kNothing>(
-          weight + (tasks.begin(0, task) + i) * size, tasks.region * size, nullptr, x, p.in, true,
-          {sums[0][0] + i * kPanelOutputs, kOutputsPerTask, kApart});
+    for (std::int64_t i = 0; i < together; ++i) add(std::integral_constant<int, kStreams>{}, 0, i);
     for (std::int64_t s = 0; s < kStreams; ++s)
-      for (std::int64_t i = together; i < count(s); ++i)
-        add_panel_products<rows, 1, Fetch::kNothing>(weight + (tasks.begin(s, task) + i) * size, 0, nullptr,
-                                                     x, p.in, true,
-                                                     {sums[s][0] + i * kPanelOutputs, kOutputsPerTask, 0});
+      for (std::int64_t i = together; i < count(s); ++i) add(std::integral_constant<int, 1>{}, s, i);
   });
   for (std::int64_t s = 0; s < kStreams; ++s) {
     if (count(s) == 0) continue;
@@ -171,7 +175,9 @@ const W* widened_last_panel(const LinearParams& p, const LinearInputs& inputs, s
 template <typename W>
 void multiply_by_packed_weights(const LinearParams& p, const LinearInputs& inputs) {
   const std::int64_t whole = p.out_size / kPanelOutputs;
-  const PanelTasks tasks = PanelTasks::of(whole, p.rows <= kMostStreamRows ? kPanelStreams<W> : 1);
+  const bool fetched = is_intel();
+  const int streams = fetched ? kPanelStreams<W, true> : kPanelStreams<W, false>;
+  const PanelTasks tasks = PanelTasks::of(whole, p.rows <= kMostStreamRows ? streams : 1);
   const bool rest = p.out_size % kPanelOutputs != 0;
   const std::int64_t bytes = p.out_size * p.in * static_cast<std::int64_t>(sizeof(W));
   const std::int64_t count = tasks.count + (rest ? 1 : 0);
@@ -185,7 +191,9 @@ void multiply_by_packed_weights(const LinearParams& p, const LinearInputs& input
       const std::int64_t begin = whole * kPanelOutputs;
       return run(widened_last_panel<W>(p, inputs, begin), 1, begin, p.out_size - begin);
     }
-    if (tasks.streams > 1) return run_streams<W>(p, inputs, tasks, task);
+    if (tasks.streams > 1)
+      return fetched ? run_streams<W, true>(p, inputs, tasks, task)
+                     : run_streams<W, false>(p, inputs, tasks, task);
     const std::int64_t first = tasks.begin(0, task), panels = tasks.begin(0, task + 1) - first;
     const std::int64_t begin = first * kPanelOutputs;
     run(static_cast<const W*>(p.weight) + begin * p.in, panels, begin, panels * kPanelOutputs);
