@@ -26,10 +26,15 @@ def all_records(path: Path) -> Iterator[dict]:
             raise ResultsError(f"{path.name}:{number}: expected a JSON object: {error.msg}") from None
 
 
-def newest_run(path: Path) -> list[dict]:
-    """What the last run recorded in a file; nothing if there is no file."""
-    records = list(all_records(path)) if path.exists() else []
-    return [record for record in records if record["run_id"] == records[-1]["run_id"]]
+def newest_runs(path: Path) -> list[list[dict]]:
+    """What the last run on each CPU recorded in a file; without a file one run of no records."""
+    runs: dict[str, list[dict]] = {}
+    for record in all_records(path) if path.exists() else []:
+        run = runs.setdefault(record["context"]["cpu"], [])
+        if run and run[-1]["run_id"] != record["run_id"]:
+            run.clear()
+        run.append(record)
+    return list(runs.values()) or [[]]
 
 
 def read_records(path: Path) -> list[dict]:
@@ -94,8 +99,6 @@ def latency_tables(folder: Path) -> str:
 
 def kernels_table(path: Path) -> str:
     """The counters of bench_kernels: our attention beside PyTorch's ways, a row per batch and length."""
-    if not path.exists():
-        return "No measured kernels in docs/results yet."
     report = json.loads(path.read_text())
     runs = {run["name"].split("/iterations")[0]: run for run in report["benchmarks"]}
     context = report["context"]
@@ -124,6 +127,11 @@ def kernels_table(path: Path) -> str:
     return "\n".join(lines)
 
 
+def kernels_tables(folder: Path) -> str:
+    tables = [kernels_table(path) for path in sorted(folder.glob("bench_kernels*.json"))]
+    return "\n\n".join(tables) or "No measured kernels in docs/results yet."
+
+
 def replace_block(page: str, text: str, name: str, table: str) -> str:
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -135,14 +143,14 @@ def replace_block(page: str, text: str, name: str, table: str) -> str:
 def pages(root: Path) -> dict[str, tuple[str, str]]:
     """Each page with tables: what it says now, and what it should."""
     results = root / "docs" / "results"
-    peers = newest_run(results / "python" / "peers.jsonl")
+    peers = newest_runs(results / "python" / "peers.jsonl")
     blocks = {
         "README.md": {
             "results": latency_tables(results),
-            "peers": ratio_table(peers),
-            "kernels": kernels_table(results / "bench_kernels.json"),
+            "peers": "\n\n".join(map(ratio_table, peers)),
+            "kernels": kernels_tables(results),
         },
-        "docs/measuring.md": {"peers": time_table(peers)},
+        "docs/measuring.md": {"peers": "\n\n".join(map(time_table, peers))},
     }
     texts = {}
     for page, tables in blocks.items():

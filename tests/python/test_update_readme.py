@@ -109,13 +109,17 @@ def test_kernels_table(checkout):
         for state in ("cold", "hot")
     ]
     report = {"context": {"threads": "2", "isa": "avx2"}, "benchmarks": runs}
-    (checkout / "docs" / "results" / "bench_kernels.json").write_text(json.dumps(report))
+    results = checkout / "docs" / "results"
+    (results / "bench_kernels.json").write_text(json.dumps(report))
+    report["context"]["isa"] = "avx512"
+    (results / "bench_kernels-other.json").write_text(json.dumps(report))
     assert run(checkout) == 0
-    rows = [line for line in (checkout / "README.md").read_text().splitlines() if "| 1024 |" in line]
-    assert rows == [
+    text = (checkout / "README.md").read_text()
+    assert [line for line in text.splitlines() if "| 1024 |" in line] == 2 * [
         "| 1 | 1024 | cold | 10.0 | 0.90 | 0.90 | 4.50x | 12.0x | 1.50x | 1.050 |",
         "| 1 | 1024 | hot | 10.0 |  |  | 4.50x | 12.0x | 1.50x | 1.050 |",
     ]
+    assert "2 threads, avx2. Cold" in text and "2 threads, avx512. Cold" in text
 
 
 def peer_record(side: str, seconds: float, *, version=None, prefill=False, **changes) -> dict:
@@ -213,7 +217,8 @@ def test_bad_records(checkout, capsys, line, sentence):
 
 
 def test_a_bad_record_of_peers(checkout, capsys):
-    write_peers(checkout, {"run_id": "b"}, {})
+    context = {"cpu": "Some CPU"}
+    write_peers(checkout, {"run_id": "b", "context": context}, {"context": context})
     assert run(checkout) == 3
     assert "a record has no 'run_id'" in capsys.readouterr().err
     assert (checkout / "docs" / "measuring.md").read_text() == MEASURING
@@ -228,3 +233,24 @@ def test_readme_without_blocks(checkout, capsys, text):
 
 def test_committed_pages_are_up_to_date():
     assert update_readme.main(["--check"]) == 0
+
+
+def test_peers_of_several_machines(checkout):
+    other = {"cpu": "Other CPU", "isa": "amx_int8", "num_threads": 2, "reference": "ct2"}
+    write_peers(
+        checkout,
+        peer_record("v1", 1.0, version="v1", run_id="a"),
+        peer_record("v1", 2.0, version="v1", run_id="b", context=other),
+        peer_record("v2", 3.0, version="v2", run_id="b", context=other),
+        peer_record("v1", 4.0, version="v1", run_id="c"),
+    )
+    assert run(checkout) == 0
+    text = (checkout / "README.md").read_text()
+    shown = [line[:22] for line in text.splitlines() if line.startswith(("Some", "Other", "| 32"))]
+    assert shown == [
+        "Some CPU (avx2), 2 thr",
+        "| 32 + 96 | v1 | 41.67",
+        "Other CPU (amx_int8), ",
+        "| 32 + 96 | v1 | 20.83",
+        "| 32 + 96 | v2 | 31.25",
+    ]
