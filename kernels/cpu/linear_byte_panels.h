@@ -42,6 +42,12 @@ inline bool goes_by_tiles(const LinearParams& p) {
   return kHasTiles && goes_by_byte_panels(p) && p.rows >= kLeastTileRows && p.in % kActivationBlock == 0;
 }
 
+// As the products take them together.
+inline RowGroups byte_panel_groups(const LinearParams& p) {
+  if (goes_by_tiles(p)) return {p.rows, kMostTileRows};
+  return p.fine_activations ? RowGroups{p.rows, kMostWidePanelRows} : panel_groups(p.rows);
+}
+
 // Rows of x of a group as bytes: code = high * 2^shift + low. A block of a row is a cache line: workers that
 // prepare rows side by side meet in none.
 struct ByteGroup {

@@ -74,12 +74,9 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       cut(inputs.scale, p.rows);
     }
     if (goes_by_byte_panels(p)) {
-      const bool tiles = goes_by_tiles(p);
-      inputs.bytes.groups = tiles                ? RowGroups{p.rows, kMostTileRows}
-                            : p.fine_activations ? RowGroups{p.rows, kMostWidePanelRows}
-                                                 : panel_groups(p.rows);
+      inputs.bytes.groups = byte_panel_groups(p);
       inputs.bytes.blocks = blocks;
-      inputs.bytes.fine = p.fine_activations || tiles;
+      inputs.bytes.fine = p.fine_activations || goes_by_tiles(p);
       inputs.bytes.most_shift = activation_shift(activation_levels(p.in));
       cut(inputs.bytes.high, p.rows * blocks * kActivationBlock);
       cut(inputs.bytes.low, p.rows * blocks * kActivationBlock);

@@ -2,13 +2,11 @@
 // with a block of sixteen outputs' inputs, which is a panel's kilobyte as it lies.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <utility>
 
 #include "kernels/cpu/linear_byte_panels.h"
-#include "kernels/cpu/linear_inputs.h"
 #include "kernels/cpu/linear_outputs.h"
 
 #if defined(__AMX_INT8__)
