@@ -61,6 +61,11 @@ std::atomic<int>& chosen() {
   return isa;
 }
 
+std::atomic<bool>& intel() {
+  static std::atomic<bool> is{__builtin_cpu_is("intel") != 0};
+  return is;
+}
+
 }  // namespace
 
 const std::vector<Isa>& available_isas() {
@@ -80,10 +85,9 @@ bool multiplies_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
 
 bool multiplies_bytes() { return active_isa() >= Isa::kAvx512Vnni; }
 
-bool is_intel() {
-  static const bool intel = __builtin_cpu_is("intel") != 0;
-  return intel;
-}
+bool is_intel() { return intel().load(std::memory_order_relaxed); }
+
+void set_intel(bool is) { intel().store(is, std::memory_order_relaxed); }
 
 void set_active_isa(Isa isa) {
   const std::vector<Isa>& isas = available_isas();

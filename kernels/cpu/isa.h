@@ -28,6 +28,9 @@ bool multiplies_bytes();
 // Whether Intel made the CPU: what its prefetchers do by themselves differs (docs/decisions.md).
 bool is_intel();
 
+// Makes every later call take it for one or not (for tests: both ways give the same bits on any CPU).
+void set_intel(bool intel);
+
 // Makes every later call run with `isa` (for tests and benchmarks). Throws if the machine lacks it.
 void set_active_isa(Isa isa);
 

@@ -111,6 +111,8 @@ void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelT
 template <Fetch kFetch, typename W>
 void sum_panels(const LinearParams& p, const LinearInputs& inputs, const W* weight, const char* fetched,
                 std::int64_t panels, PanelSum<W> (*sums)[kOutputsPerTask]) {
+  if constexpr (kHasTiles && kAreCodes<W>)
+    if (goes_by_tiles(p)) return sum_tiles(inputs.bytes, p.in, weight, fetched, panels, sums);
   const auto& x = rows_beside<W>(inputs);
   const RowGroups& groups = x.groups;
   const std::int64_t size = kPanelOutputs * p.in;
@@ -148,12 +150,7 @@ void run_panels(const LinearParams& p, const LinearInputs& inputs, const W* weig
                 std::int64_t panels, std::int64_t begin, std::int64_t count) {
   alignas(64) PanelSum<W> sums[kMostRows][kOutputsPerTask];
   expect_outputs(p, 0, p.rows, begin, begin + count);
-  bool summed = false;
-  if constexpr (kHasTiles && kAreCodes<W>) {
-    summed = goes_by_tiles(p);
-    if (summed) sum_tiles(inputs.bytes, p.in, weight, fetched, panels, sums);
-  }
-  if (!summed) sum_panels<kFetch>(p, inputs, weight, fetched, panels, sums);
+  sum_panels<kFetch>(p, inputs, weight, fetched, panels, sums);
   const TaskOutputs outputs(p, inputs, begin, count);
   for (std::int64_t row = 0; row < p.rows; ++row) outputs.finish(row, sums[row]);
 }

@@ -9,10 +9,6 @@
 #include "kernels/cpu/linear_byte_panels.h"
 #include "kernels/cpu/linear_outputs.h"
 
-#if defined(__AMX_INT8__)
-#include <immintrin.h>
-#endif
-
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
 #if defined(__AMX_INT8__)

@@ -43,10 +43,12 @@ inline void read_row(const void* src, DType dtype, std::int64_t count, float* ds
 
 template <typename T>
 void convert_from_float(const float* src, std::int64_t count, T* dst) {
-  std::int64_t i = 0;
-  if constexpr (std::is_same_v<T, float>)  // a loop of elements becomes a call of memmove
-    for (; i + kLanes <= count; i += kLanes) store(dst + i, load(src + i));
-  for (; i < count; ++i) dst[i] = from_float<T>(src[i]);
+  std::int64_t whole = 0;
+  if constexpr (std::is_same_v<T, float>) {  // a loop of elements becomes a call of memmove
+    whole = count / kLanes * kLanes;
+    for (std::int64_t i = 0; i < whole; i += kLanes) store(dst + i, load(src + i));
+  }
+  for (std::int64_t i = whole; i < count; ++i) dst[i] = from_float<T>(src[i]);
 }
 
 inline void write_row(const float* src, DType dtype, std::int64_t count, void* dst) {

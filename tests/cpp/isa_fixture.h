@@ -22,6 +22,18 @@ class OnIsa : public testing::TestWithParam<cpu::Isa> {
   void TearDown() override { cpu::set_active_isa(cpu::available_isas().back()); }
 };
 
+// Until it ends the kernels fetch as they do on CPUs that Intel made, or on others.
+class Maker {
+ public:
+  explicit Maker(bool intel) : own_(cpu::is_intel()) { cpu::set_intel(intel); }
+  Maker(const Maker&) = delete;
+  Maker& operator=(const Maker&) = delete;
+  ~Maker() { cpu::set_intel(own_); }
+
+ private:
+  bool own_;
+};
+
 // For INSTANTIATE_TEST_SUITE_P.
 inline auto every_isa() {
   using cpu::Isa;

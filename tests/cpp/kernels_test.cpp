@@ -156,6 +156,22 @@ TEST_P(Kernels, RepeatsBitForBit) {
   }
 }
 
+// Where blocks are fetched to depends on who made the CPU, on its caches and on the queries a KV head has.
+TEST_P(Kernels, DecodeWhereverBlocksAreFetchedTo) {
+  for (const int group : {1, 2}) {
+    const Case c = {.cache_dtype = DType::kInt8, .lengths = {700, 41}, .group = group};
+    std::vector<std::vector<char>> found;
+    for (const bool intel : {false, true}) {
+      const test::Maker maker(intel);
+      check(c, cpu::decode_attention);
+      Fixture f(c);
+      cpu::decode_attention(f.params);
+      found.emplace_back(f.out_bytes().begin(), f.out_bytes().end());
+    }
+    EXPECT_EQ(found[0], found[1]) << "group " << group;
+  }
+}
+
 TEST_P(Kernels, AppendEqualsFusedAppend) {
   for (const DType cache : {DType::kFloat32, DType::kInt8}) {
     Fixture fused({.cache_dtype = cache, .lengths = {255, 10}, .q_len = 4});

@@ -251,6 +251,26 @@ TEST_P(Linear, PackedCodesGiveTheBitsOfCodesInRows) {
         }
 }
 
+TEST_P(Linear, StreamsFetchedAheadOrNot) {
+  for (const WeightFormat format : {WeightFormat::kFloatPanels, WeightFormat::kInt8Panels})
+    for (const std::int64_t rows : {1, 2})
+      for (const std::int64_t out_size : {560, 573, 1100}) {
+        const LinearCase c = {
+            .dtype = DType::kFloat32, .rows = rows, .in = 768, .out_size = out_size, .weight_format = format};
+        std::vector<float> alone;
+        for (const bool intel : {false, true}) {
+          const test::Maker maker(intel);
+          check(c);
+          LinearTensors t(c);
+          cpu::linear(t.params);
+          std::vector<float> found;
+          for (std::int64_t i = 0; i < t.out.size(); ++i) found.push_back(static_cast<float>(t.out[i]));
+          if (!intel) alone = found;
+          EXPECT_EQ(found, alone) << describe(c);
+        }
+      }
+}
+
 TEST_P(Linear, MoreRowsThanScratchHolds) {
   for (const WeightFormat format : kFormats)
     check({.dtype = DType::kFloat16, .rows = 517, .in = 32, .norm = true, .weight_format = format});
