@@ -51,7 +51,8 @@ constexpr Case kCases[] = {{"float32", WeightFormat::kFloat, DType::kFloat32},
                            {"bfloat16", WeightFormat::kFloat, DType::kBFloat16},
                            {"int8", WeightFormat::kInt8Rows, DType::kFloat32},
                            {"int8_packed", WeightFormat::kInt8Panels, DType::kFloat32},
-                           {"int4", WeightFormat::kInt4Groups, DType::kFloat32}};
+                           {"int4", WeightFormat::kInt4Groups, DType::kFloat32},
+                           {"int4_packed", WeightFormat::kInt4Panels, DType::kFloat32}};
 
 void run(benchmark::State& state, const Case& c, std::int64_t out_size, std::int64_t in, std::int64_t rows) {
   const std::int64_t code_bytes = out_size * weight_row_bytes(c.format, c.dtype, in);

@@ -4,15 +4,26 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "kernels/weight_format.h"
 
-namespace kvfuse::cpu {
+namespace kvfuse {
 
-// A weight [out_size, in] of `dtype` from rows to panels (WeightFormat::kFloatPanels, of int8 codes
-// kInt8Panels), in place. Of int8 codes `in` is a multiple of kQuadInputs.
-void pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in);
+// A matrix in panels: weights of `dtype` (kFloatPanels), int8 codes or 4-bit ones. The scales of the latter
+// lie as weights do (weight_format.h).
+struct PanelMatrix {
+  WeightFormat panels = WeightFormat::kFloatPanels;
+  DType dtype = DType::kFloat32;  // of kFloatPanels
+  std::int64_t out_size = 0;
+  std::int64_t in = 0;  // of kInt8Panels a multiple of kQuadInputs, of kInt4Panels of kInt4Group
+};
 
-// Row `output` of a packed weight, to `row` [in].
-void unpack_row(const void* weight, DType dtype, std::int64_t out_size, std::int64_t in, std::int64_t output,
-                void* row);
+namespace cpu {
 
-}  // namespace kvfuse::cpu
+// From rows [out_size, in] to panels, in place.
+void pack_weight(void* weight, const PanelMatrix& matrix);
+
+// Row `output` again, to `row`.
+void unpack_row(const void* weight, const PanelMatrix& matrix, std::int64_t output, void* row);
+
+}  // namespace cpu
+}  // namespace kvfuse

@@ -47,10 +47,9 @@ enum class WeightDtype { kModel, kInt8, kInt4 };
 constexpr const char* weight_dtype_name(WeightDtype dtype) {
   return dtype == WeightDtype::kInt8 ? "int8" : dtype == WeightDtype::kInt4 ? "int4" : "model";
 }
-// As the kernels call it, of the layers' linears; the token embedding is never below 8 bits. `packed`: not
-// of kInt4.
+// As the kernels call it, of the layers' linears; the token embedding is never below 8 bits.
 constexpr WeightFormat weight_format(WeightDtype dtype, bool packed = false) {
-  if (dtype == WeightDtype::kInt4) return WeightFormat::kInt4Groups;
+  if (dtype == WeightDtype::kInt4) return packed ? WeightFormat::kInt4Panels : WeightFormat::kInt4Groups;
   if (dtype == WeightDtype::kInt8) return packed ? WeightFormat::kInt8Panels : WeightFormat::kInt8Rows;
   return packed ? WeightFormat::kFloatPanels : WeightFormat::kFloat;
 }

@@ -10,6 +10,7 @@
 
 #include "csrc/ops/cpu_step.h"
 #include "csrc/ops/dtype.h"
+#include "csrc/ops/panel_matrix.h"
 #include "kernels/weight_format.h"
 
 namespace kvfuse {
@@ -17,18 +18,20 @@ namespace {
 
 std::vector<at::Tensor*> packed_tensors(Gpt2Weights& weights) {
   std::vector<at::Tensor*> tensors = {&weights.token_embedding};
-  for (LayerWeights& layer : weights.layers)
+  const bool grouped = weights.weight_dtype() == WeightDtype::kInt4;
+  for (LayerWeights& layer : weights.layers) {
     for (at::Tensor* tensor :
          {&layer.qkv_weight, &layer.attn_proj_weight, &layer.fc_weight, &layer.mlp_proj_weight})
       tensors.push_back(tensor);
+    if (!grouped) continue;
+    for (at::Tensor* scales :
+         {&layer.qkv_scale, &layer.attn_proj_scale, &layer.fc_scale, &layer.mlp_proj_scale})
+      tensors.push_back(scales);
+  }
   return tensors;
 }
 
-DType dtype_of(const at::Tensor& weight) { return ops::to_dtype(weight.scalar_type()).value(); }
-
-void pack(at::Tensor& weight) {
-  ops::cpu_pack_weight(weight.mutable_data_ptr(), dtype_of(weight), weight.size(0), weight.size(1));
-}
+void pack(at::Tensor& weight) { ops::cpu_pack_weight(weight.mutable_data_ptr(), ops::panel_matrix(weight)); }
 
 // Of tensors that begin at one address, the longest takes the others along: its first panels are theirs, if
 // those end with a panel.
@@ -54,8 +57,7 @@ bool packs(at::ScalarType dtype, at::Device device) {
 bool suits_packing(const Gpt2Weights& weights) {
   if (weights.packed) return false;
   if (weights.weight_dtype() == WeightDtype::kModel) return packs(weights.dtype(), weights.device());
-  return weights.weight_dtype() == WeightDtype::kInt8 && weights.device().is_cpu() &&
-         ops::cpu_multiplies_bytes();
+  return weights.device().is_cpu() && ops::cpu_multiplies_bytes();
 }
 
 void pack_weights(std::span<Gpt2Weights* const> models) {
@@ -82,10 +84,10 @@ at::Tensor packed_rows(const at::Tensor& weight, const at::Tensor& indices) {
   const auto* index = contiguous.const_data_ptr<std::int64_t>();
   auto* to = static_cast<char*>(out.mutable_data_ptr());
   const std::int64_t row_bytes = weight.size(1) * weight.element_size();
+  const PanelMatrix matrix = ops::panel_matrix(weight);
   at::parallel_for(0, indices.numel(), /*grain_size=*/8, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r)
-      ops::cpu_unpack_row(weight.const_data_ptr(), dtype_of(weight), weight.size(0), weight.size(1), index[r],
-                          to + r * row_bytes);
+      ops::cpu_unpack_row(weight.const_data_ptr(), matrix, index[r], to + r * row_bytes);
   });
   return out;
 }

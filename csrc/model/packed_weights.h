@@ -13,12 +13,12 @@ namespace kvfuse {
 // machine multiplies it, as oneDNN does twice as fast with many rows.
 bool packs(at::ScalarType dtype, at::Device device);
 
-// Whether pack_weights does anything: weights in rows that are such floats, or int8 codes on the CPU where it
+// Whether pack_weights does anything: weights in rows that are such floats, or codes on the CPU where it
 // multiplies bytes.
 bool suits_packing(const Gpt2Weights& weights);
 
-// Packs the linears and the token embedding (WeightFormat::kFloatPanels, kInt8Panels) of all models that suit
-// it, in their own memory, which several of the models may share, and which nothing else may use.
+// Packs the linears and the token embedding (the panels of WeightFormat) of all models that suit it, in their
+// own memory, which several of the models may share, and which nothing else may use.
 void pack_weights(std::span<Gpt2Weights* const> models);
 
 // Packed weights in rows again, in memory of their own.

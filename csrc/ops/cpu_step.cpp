@@ -27,13 +27,10 @@ void cpu_decode_step(DecodeStepParams params, const OnPhase& on_phase) {
 
 void cpu_linear(const LinearParams& params) { cpu::linear(params); }
 
-void cpu_pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in) {
-  cpu::pack_weight(weight, dtype, out_size, in);
-}
+void cpu_pack_weight(void* weight, const PanelMatrix& matrix) { cpu::pack_weight(weight, matrix); }
 
-void cpu_unpack_row(const void* weight, DType dtype, std::int64_t out_size, std::int64_t in,
-                    std::int64_t output, void* row) {
-  cpu::unpack_row(weight, dtype, out_size, in, output, row);
+void cpu_unpack_row(const void* weight, const PanelMatrix& matrix, std::int64_t output, void* row) {
+  cpu::unpack_row(weight, matrix, output, row);
 }
 
 bool cpu_multiplies_bytes() { return cpu::multiplies_bytes(); }

@@ -6,6 +6,7 @@
 #include "kernels/decode_step.h"
 #include "kernels/largest.h"
 #include "kernels/linear.h"
+#include "kernels/weight_pack.h"
 
 namespace kvfuse::ops {
 
@@ -15,9 +16,9 @@ KVFUSE_OPS_API void cpu_decode_step(DecodeStepParams params, const OnPhase& on_p
 KVFUSE_OPS_API void cpu_linear(const LinearParams& params);  // cpu::linear
 
 // cpu::pack_weight, cpu::unpack_row
-KVFUSE_OPS_API void cpu_pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in);
-KVFUSE_OPS_API void cpu_unpack_row(const void* weight, DType dtype, std::int64_t out_size, std::int64_t in,
-                                   std::int64_t output, void* row);
+KVFUSE_OPS_API void cpu_pack_weight(void* weight, const PanelMatrix& matrix);
+KVFUSE_OPS_API void cpu_unpack_row(const void* weight, const PanelMatrix& matrix, std::int64_t output,
+                                   void* row);
 
 KVFUSE_OPS_API bool cpu_multiplies_bfloat16();  // cpu::multiplies_bfloat16
 KVFUSE_OPS_API bool cpu_multiplies_bytes();     // cpu::multiplies_bytes

@@ -38,9 +38,6 @@ void check_weight(const LinearArguments& args) {
                    " (that of x), int8 or uint8 (codes of quantize_weight), got ", name_of(dtype));
   check_dim(kLinear, weight, 2, "[out, in], or of int4 codes [out, in / 2]");
   const WeightFormat format = weight_format_of(args.weight);
-  TORCH_CHECK_TYPE(!args.packed || format != WeightFormat::kInt4Groups, kLinear,
-                   ": expected packed weight of dtype ", name_of(args.x.scalar_type()),
-                   " (that of x) or int8, got ", name_of(dtype), " (int4 codes)");
   if (args.packed && format == WeightFormat::kInt8Rows) check_quads(kLinear, x);
   const bool grouped = format == WeightFormat::kInt4Groups;
   if (grouped) check_groups(kLinear, x);
@@ -102,11 +99,15 @@ void check_pack_weight(const at::Tensor& weight) {
   check_given(kPackWeight, arg);
   const at::ScalarType dtype = weight.scalar_type();
   TORCH_CHECK_TYPE(
-      to_dtype(dtype).has_value(), kPackWeight,
-      ": expected weight of dtype float32, bfloat16, float16 or int8 (codes of quantize_weight), got ",
+      to_dtype(dtype).has_value() || dtype == at::kByte, kPackWeight,
+      ": expected weight of dtype float32, bfloat16, float16, int8 or uint8 (codes of quantize_weight), got ",
       name_of(dtype));
-  check_dim(kPackWeight, arg, 2, "[out, in]");
+  check_dim(kPackWeight, arg, 2, "[out, in], or of int4 codes [out, in / 2]");
   if (dtype == at::kChar) check_quads(kPackWeight, arg);
+  if (dtype == at::kByte)
+    TORCH_CHECK_VALUE(is_true((in_size(weight) % kInt4GroupBytes).sym_eq(0)), kPackWeight,
+                      ": expected weight with a last dimension that is a multiple of ", kInt4GroupBytes,
+                      ", the bytes of a group of int4 codes, got ", in_size(weight));
 }
 
 void check_quantize_weight(const at::Tensor& weight, std::string_view format) {
@@ -122,7 +123,8 @@ void check_quantize_weight(const at::Tensor& weight, std::string_view format) {
 }
 
 WeightFormat weight_format_of(const at::Tensor& weight, bool packed) {
-  if (weight.scalar_type() == at::kByte) return WeightFormat::kInt4Groups;
+  if (weight.scalar_type() == at::kByte)
+    return packed ? WeightFormat::kInt4Panels : WeightFormat::kInt4Groups;
   if (weight.scalar_type() == at::kChar) return packed ? WeightFormat::kInt8Panels : WeightFormat::kInt8Rows;
   return packed ? WeightFormat::kFloatPanels : WeightFormat::kFloat;
 }

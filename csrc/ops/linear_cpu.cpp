@@ -8,8 +8,8 @@
 #include "csrc/ops/check.h"
 #include "csrc/ops/dtype.h"
 #include "csrc/ops/linear_check.h"
+#include "csrc/ops/panel_matrix.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/weight_pack.h"
 #include "kernels/weight_quant.h"
 
 namespace kvfuse::ops {
@@ -80,8 +80,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
 at::Tensor pack_weight(const at::Tensor& weight) {
   check_pack_weight(weight);
   at::Tensor packed = weight.clone(at::MemoryFormat::Contiguous);
-  cpu::pack_weight(packed.mutable_data_ptr(), to_dtype(weight.scalar_type()).value(), weight.size(0),
-                   weight.size(1));
+  cpu::pack_weight(packed.mutable_data_ptr(), panel_matrix(packed));
   return packed;
 }
 

@@ -90,10 +90,9 @@ KVFUSE_OPS_API at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tenso
 // dtype. CPU only. All else is contiguous, bias [out] and the norm's parameters [in] of the dtype of x; no
 // layernorm without norm_weight. The weight is [out, in] of the dtype of x, or what quantize_weight gave:
 // then rows of x are rounded too, and products are sums of integers; beside int8 codes to eight bits, or with
-// `fine_activations` to 13 to 15 (docs/numerics.md). `packed`: the weight is what pack_weight gave, which is
-// faster from two rows on. More than 32 rows of bfloat16 beside another weight go to ATen where the machine
-// multiplies bfloat16.
-// `gelu`: "none", "tanh" or "exact".
+// `fine_activations` to 13 to 15 (docs/numerics.md). `packed`: the weight is what pack_weight gave, and so
+// are scales of int4 codes; that is faster, of floats from two rows on. More than 32 rows of bfloat16 beside
+// another weight go to ATen where the machine multiplies bfloat16. `gelu`: "none", "tanh" or "exact".
 KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& bias = std::nullopt,
                                  const std::optional<at::Tensor>& weight_scale = std::nullopt,
@@ -102,9 +101,9 @@ KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                                  double norm_epsilon = 1e-5, c10::string_view gelu = "none",
                                  bool fine_activations = false, bool packed = false);
 
-// weight [out, in] of float32, bfloat16, float16 or int8 (codes, `in` a multiple of 4), any strides -> the
-// same values in the order of WeightFormat::kFloatPanels or kInt8Panels (kernels/weight_format.h), of the
-// same shape. CPU only.
+// weight [out, in] of float32, bfloat16, float16 or int8 (codes, `in` a multiple of 4), or int4 codes (uint8
+// [out, in / 2], `in` a multiple of 32), any strides -> the same values in the order of WeightFormat's panels
+// (kernels/weight_format.h), of the same shape. CPU only.
 KVFUSE_OPS_API at::Tensor pack_weight(const at::Tensor& weight);
 
 // weight [out, in] of float32, bfloat16 or float16 -> codes and scales. "int8": int8 codes [out, in] in

@@ -71,7 +71,7 @@ std::int64_t outputs_per_task(const LinearParams& p, std::int64_t row_bytes, boo
 void multiply_all(const LinearParams& p) {
   const LinearInputs inputs = prepare_inputs(p);
 #if defined(__AVX512VNNI__)
-  if (goes_by_byte_panels(p)) return multiply_by_byte_panels(p, inputs);
+  if (goes_by_byte_panels(p) || goes_by_int4_panels(p)) return multiply_by_code_panels(p, inputs);
 #endif
   if (goes_by_float_panels(p)) return multiply_by_float_panels(p, inputs);
   const std::int64_t row_bytes =
@@ -93,24 +93,38 @@ void multiply_all(const LinearParams& p) {
   });
 }
 
-// The codes of panels in rows again. Panels are for byte products; elsewhere they only have to work.
-std::vector<std::int8_t> unpacked_codes(const LinearParams& p) {
-  std::vector<std::int8_t> rows(static_cast<std::size_t>(p.out_size * p.in));
-  for (std::int64_t output = 0; output < p.out_size; ++output)
-    unpack_row(p.weight, DType::kInt8, p.out_size, p.in, output, rows.data() + output * p.in);
+// A packed matrix in rows again, `row_bytes` each.
+std::vector<char> unpacked(const void* packed, const PanelMatrix& matrix, std::int64_t row_bytes) {
+  std::vector<char> rows(static_cast<std::size_t>(matrix.out_size * row_bytes));
+  for (std::int64_t output = 0; output < matrix.out_size; ++output)
+    unpack_row(packed, matrix, output, rows.data() + output * row_bytes);
   return rows;
+}
+
+// By the codes of panels in rows again. Panels are for byte products; elsewhere they only have to work.
+void multiply_unpacked(LinearParams p) {
+  const std::vector<char> codes =
+      unpacked(p.weight, {.panels = p.weight_format, .out_size = p.out_size, .in = p.in},
+               weight_row_bytes(p.weight_format, p.dtype, p.in));
+  p.weight = codes.data();
+  if (p.weight_format == WeightFormat::kInt8Panels) {
+    p.weight_format = WeightFormat::kInt8Rows;
+    return linear(p);
+  }
+  const std::int64_t groups = p.in / kInt4Group;
+  const std::vector<char> scales =
+      unpacked(p.weight_scale, {.dtype = DType::kFloat16, .out_size = p.out_size, .in = groups},
+               scale_row_bytes(p.weight_format, p.in));
+  p.weight_scale = scales.data();
+  p.weight_format = WeightFormat::kInt4Groups;
+  linear(p);
 }
 
 }  // namespace
 
 void linear(const LinearParams& p) {
-  if (!kHasByteProducts && p.weight_format == WeightFormat::kInt8Panels) {
-    const std::vector<std::int8_t> rows = unpacked_codes(p);
-    LinearParams in_rows = p;
-    in_rows.weight = rows.data();
-    in_rows.weight_format = WeightFormat::kInt8Rows;
-    return linear(in_rows);
-  }
+  if (!kHasByteProducts && has_codes(p.weight_format) && lies_in_panels(p.weight_format))
+    return multiply_unpacked(p);
   const DType x_dtype = p.norm_weight != nullptr ? DType::kFloat32 : p.dtype;
   for (std::int64_t first = 0; first < p.rows; first += kMostRows) {
     LinearParams piece = p;

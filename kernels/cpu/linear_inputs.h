@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/linear_byte_panels.h"
 #include "kernels/cpu/linear_float_panels.h"
+#include "kernels/cpu/linear_int4_panels.h"
 #include "kernels/cpu/linear_rounding.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
@@ -34,17 +35,22 @@ struct LinearInputs {
   float* parameter = nullptr;  // of the layernorm, a row a worker
   RoundedRow rounded;          // beside int8 weights; the codes of all rows, beside panels a row a worker
   float* scale = nullptr;      // of its codes
-  Int4Inputs int4;
-  FloatPanelInputs floats;  // beside panels of floats
-  BytePanelInputs bytes;    // beside panels of codes
+  Int4Inputs int4;             // beside 4-bit weights in rows
+  Int4PanelInputs nibbles;     // in panels
+  FloatPanelInputs floats;     // beside panels of floats
+  BytePanelInputs bytes;       // beside panels of codes
   char* panels = nullptr;  // beside weights in rows room for those that a task packs, a worker each; else for
                            // the last one as wide as the others, if it is not
 };
 
+inline bool goes_by_panels(const LinearParams& p) {
+  return goes_by_float_panels(p) || goes_by_byte_panels(p) || goes_by_int4_panels(p);
+}
+
 // Of panels that a task packs, from one worker's to the next one's: further apart than prefetchers look
 // ahead.
 inline std::int64_t packed_bytes(const LinearParams& p) {
-  const std::int64_t element = goes_by_byte_panels(p) ? 1 : static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t element = goes_by_float_panels(p) ? static_cast<std::int64_t>(sizeof(float)) : 1;
   return panels_to_pack(p.in * element) * kPanelOutputs * p.in * element + 4096;
 }
 
@@ -89,7 +95,15 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       inputs.floats.blocks = (p.in + kFloatPanelInputs - 1) / kFloatPanelInputs;
       cut(inputs.floats.values, p.rows * inputs.floats.blocks * kFloatPanelInputs);
     }
-    if (goes_by_float_panels(p) || goes_by_byte_panels(p)) {
+    if (goes_by_int4_panels(p)) {
+      const std::int64_t groups = p.in / kInt4Group;
+      inputs.nibbles.groups = {p.rows, kMostInt4PanelRows};
+      inputs.nibbles.blocks = groups;
+      cut(inputs.nibbles.codes, p.rows * p.in);
+      cut(inputs.nibbles.scale, p.rows * groups);
+      cut(inputs.nibbles.start, p.rows * groups);
+    }
+    if (goes_by_panels(p)) {
       const std::int64_t workers_that_pack =
           lies_in_panels(p.weight_format) ? p.out_size % kPanelOutputs != 0 : worker_count(p.out_size);
       cut(inputs.panels, workers_that_pack * packed_bytes(p));
@@ -139,6 +153,7 @@ inline void prepare(const LinearParams& p, const LinearInputs& inputs, std::int6
   std::fill(x + p.in, x + inputs.stride, 0.0F);
   if (normalised) layer_norm(x, p, inputs.parameter + worker * inputs.stride);
   if (goes_by_float_panels(p)) inputs.floats.take(x, row);
+  if (goes_by_int4_panels(p)) inputs.nibbles.take(x, row);
   if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
   if (!has_int8_codes(p.weight_format)) return;
   const bool as_bytes = goes_by_byte_panels(p);

@@ -9,6 +9,7 @@
 #include "kernels/cpu/linear_byte_panels.h"
 #include "kernels/cpu/linear_float_panels.h"
 #include "kernels/cpu/linear_inputs.h"
+#include "kernels/cpu/linear_int4_panels.h"
 #include "kernels/cpu/linear_outputs.h"
 #include "kernels/cpu/linear_tiles.h"
 #include "kernels/cpu/parallel.h"
@@ -19,9 +20,13 @@ namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 constexpr std::int64_t kPanelsOfTask = kOutputsPerTask / kPanelOutputs;
 static_assert(panels_to_pack(1) <= kPanelsOfTask);
 
-// Packed weights are floats of some type, or the codes of kInt8Panels: std::uint8_t.
+// Packed weights are floats of some type, the codes of kInt8Panels: std::uint8_t, or Int4Panels.
 template <typename W>
 constexpr bool kAreCodes = std::is_same_v<W, std::uint8_t>;
+template <typename W>
+constexpr bool kAreInt4 = std::is_same_v<W, Int4Panels>;
+template <typename W>
+using PanelsAt = std::conditional_t<kAreInt4<W>, Int4Panels, const W*>;
 template <typename W>
 using PanelSum = std::conditional_t<kAreCodes<W>, std::int32_t, float>;
 // What a task packs weights in rows to.
@@ -33,12 +38,19 @@ using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t, 
 constexpr std::int64_t kMostStreamRows = 2;
 constexpr int kMostStreams = 4;
 template <typename W, bool kFetched>
-constexpr int kPanelStreams = kAreCodes<W> && !kFetched ? 2 : kMostStreams;
+constexpr int kPanelStreams = (kAreCodes<W> || kAreInt4<W>)&&!kFetched ? 2 : kMostStreams;
 constexpr std::int64_t kStreamAheadBytes = 3 << 10;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.
 template <typename W>
-constexpr std::int64_t kInputsOfBlock = kAreCodes<W> ? 3072 : 768;
+constexpr std::int64_t kInputsOfBlock = kAreCodes<W> || kAreInt4<W> ? 3072 : 768;
+// Rows that go through a panel together, and those that go through as many as kPanelsTogether.
+template <typename W>
+constexpr int kMostRowsOfPanel = kAreInt4<W> ? kMostInt4PanelRows : kMostPanelRows;
+template <typename W>
+constexpr int kMostRowsOfPanels = kAreInt4<W> ? kMostInt4PanelRows : kMostWidePanelRows;
+template <typename W>
+constexpr int kPanelsTogether = kAreInt4<W> ? 1 : kWidePanels;
 // How far ahead weights of one stream are fetched.
 constexpr std::int64_t kAheadBytes = 8 << 10;
 
@@ -61,9 +73,36 @@ struct PanelTasks {
   }
 };
 
+// From output `begin` on.
+template <typename W>
+PanelsAt<W> panels_at(const LinearParams& p, std::int64_t begin) {
+  if constexpr (kAreInt4<W>)
+    return Int4Panels{static_cast<const std::uint8_t*>(p.weight),
+                      static_cast<const Float16*>(p.weight_scale)} +
+           begin * p.in;
+  else
+    return static_cast<const W*>(p.weight) + begin * p.in;
+}
+
+// What lies so many bytes behind the weights, or their codes.
+template <typename W>
+const char* ahead_of(const W* weight, std::int64_t bytes) {
+  return reinterpret_cast<const char*>(weight) + bytes;
+}
+inline const char* ahead_of(const Int4Panels& weight, std::int64_t bytes) {
+  return ahead_of(weight.codes, bytes);
+}
+
+template <typename W>
+constexpr std::int64_t bytes_of(std::int64_t weights) {
+  return kAreInt4<W> ? weights / 2 : weights * static_cast<std::int64_t>(sizeof(W));
+}
+
 template <typename W>
 const auto& rows_beside(const LinearInputs& inputs) {
-  if constexpr (kAreCodes<W>)
+  if constexpr (kAreInt4<W>)
+    return inputs.nibbles;
+  else if constexpr (kAreCodes<W>)
     return inputs.bytes;
   else
     return inputs.floats;
@@ -90,10 +129,10 @@ void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelT
   };
   with_rows<kMostStreamRows>(p.rows, [&](auto rows) {
     const auto add = [&](auto streams, std::int64_t first, std::int64_t i) {
-      const W* weight = static_cast<const W*>(p.weight) + (tasks.begin(first, task) + i) * size;
+      const PanelsAt<W> weight = panels_at<W>(p, (tasks.begin(first, task) + i) * kPanelOutputs);
       add_panel_products<rows, streams, kFetch>(
-          weight, tasks.region * size, reinterpret_cast<const char*>(weight) + kStreamAheadBytes, x, p.in,
-          true, {sums[first][0] + i * kPanelOutputs, kOutputsPerTask, kApart});
+          weight, tasks.region * size, ahead_of(weight, kStreamAheadBytes), x, p.in, true,
+          {sums[first][0] + i * kPanelOutputs, kOutputsPerTask, kApart});
     };
     const std::int64_t together = count(kStreams - 1);  // the last stream has the fewest
     for (std::int64_t i = 0; i < together; ++i) add(std::integral_constant<int, kStreams>{}, 0, i);
@@ -108,8 +147,8 @@ void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelT
 }
 
 // sums[row] = the products of all rows with `panels` panels.
-template <Fetch kFetch, typename W>
-void sum_panels(const LinearParams& p, const LinearInputs& inputs, const W* weight, const char* fetched,
+template <typename W, Fetch kFetch>
+void sum_panels(const LinearParams& p, const LinearInputs& inputs, PanelsAt<W> weight, const char* fetched,
                 std::int64_t panels, PanelSum<W> (*sums)[kOutputsPerTask]) {
   if constexpr (kHasTiles && kAreCodes<W>)
     if (goes_by_tiles(p)) return sum_tiles(inputs.bytes, p.in, weight, fetched, panels, sums);
@@ -120,53 +159,67 @@ void sum_panels(const LinearParams& p, const LinearInputs& inputs, const W* weig
   const auto add = [&](auto rows, auto together, std::int64_t group, std::int64_t first, std::int64_t panel) {
     const std::int64_t from = panel * size + first * kPanelOutputs;
     add_panel_products<rows, together, kFetch>(
-        weight + from, size, fetched + from * static_cast<std::int64_t>(sizeof(W)), x.at(group, first),
-        std::min(most, p.in - first), first == 0,
-        {sums[groups.begin(group)] + panel * kPanelOutputs, kOutputsPerTask, kPanelOutputs});
+        weight + from, size, fetched + bytes_of<W>(from), x.at(group, first), std::min(most, p.in - first),
+        first == 0, {sums[groups.begin(group)] + panel * kPanelOutputs, kOutputsPerTask, kPanelOutputs});
   };
   constexpr std::integral_constant<int, 1> kOne;
   if (groups.count == 1) {
     // Fewer rows do not pack weights.
-    constexpr int kLeast = kFetch == Fetch::kSoon ? 1 : std::min(kMostRowsUnpacked + 1, kMostPanelRows);
-    with_rows<kMostPanelRows, kLeast>(p.rows, [&](auto rows) {
+    constexpr int kMost = kMostRowsOfPanel<W>;
+    constexpr int kLeast = kFetch == Fetch::kSoon ? 1 : std::min(kMostRowsUnpacked + 1, kMost);
+    with_rows<kMost, kLeast>(p.rows, [&](auto rows) {
       for (std::int64_t panel = 0; panel < panels; ++panel) add(rows, kOne, 0, 0, panel);
     });
     return;
   }
   for (std::int64_t first = 0; first < p.in; first += most)
     for (std::int64_t group = 0; group < groups.count; ++group)
-      with_rows<kMostWidePanelRows, (kMostWidePanelRows + 1) / 2>(groups.size(group), [&](auto rows) {
+      with_rows<kMostRowsOfPanels<W>, (kMostRowsOfPanels<W> + 1) / 2>(groups.size(group), [&](auto rows) {
+        constexpr int kTogether = kPanelsTogether<W>;
         std::int64_t panel = 0;
         const std::int64_t wide = takes_single_panels<W>(inputs) ? 0 : panels;
-        for (; panel + kWidePanels <= wide; panel += kWidePanels)
-          add(rows, std::integral_constant<int, kWidePanels>{}, group, first, panel);
+        for (; panel + kTogether <= wide; panel += kTogether)
+          add(rows, std::integral_constant<int, kTogether>{}, group, first, panel);
         for (; panel < panels; ++panel) add(rows, kOne, group, first, panel);
       });
 }
 
 // All rows with `panels` panels at `weight`, the weights of `count` outputs from `begin` on.
-template <Fetch kFetch, typename W>
-void run_panels(const LinearParams& p, const LinearInputs& inputs, const W* weight, const char* fetched,
+template <typename W, Fetch kFetch>
+void run_panels(const LinearParams& p, const LinearInputs& inputs, PanelsAt<W> weight, const char* fetched,
                 std::int64_t panels, std::int64_t begin, std::int64_t count) {
   alignas(64) PanelSum<W> sums[kMostRows][kOutputsPerTask];
   expect_outputs(p, 0, p.rows, begin, begin + count);
-  sum_panels<kFetch>(p, inputs, weight, fetched, panels, sums);
+  sum_panels<W, kFetch>(p, inputs, weight, fetched, panels, sums);
   const TaskOutputs outputs(p, inputs, begin, count);
   for (std::int64_t row = 0; row < p.rows; ++row) outputs.finish(row, sums[row]);
 }
 
+// `count` elements of each of `width` outputs, `together` of them side by side, as a whole panel.
+template <typename Element>
+void widen(const Element* from, std::int64_t width, std::int64_t count, std::int64_t together, Element* to) {
+  for (std::int64_t i = 0; i < count; i += together) {
+    Element* end = std::copy_n(from + i * width, together * width, to + i * kPanelOutputs);
+    std::fill(end, to + (i + together) * kPanelOutputs, Element{});
+  }
+}
+
 // The last panel, if it is less wide than the others, as wide as those.
 template <typename W>
-const W* widened_last_panel(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin) {
+PanelsAt<W> widened_last_panel(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin) {
   const std::int64_t width = p.out_size - begin;
-  const W* from = static_cast<const W*>(p.weight) + begin * p.in;
-  W* to = reinterpret_cast<W*>(inputs.panels);
-  constexpr std::int64_t kTogether = kAreCodes<W> ? kQuadInputs : 1;  // inputs of an output
-  for (std::int64_t i = 0; i < p.in; i += kTogether) {
-    W* end = std::copy_n(from + i * width, kTogether * width, to + i * kPanelOutputs);
-    std::fill(end, to + (i + kTogether) * kPanelOutputs, W{});
+  const PanelsAt<W> from = panels_at<W>(p, begin);
+  if constexpr (kAreInt4<W>) {
+    auto* codes = reinterpret_cast<std::uint8_t*>(inputs.panels);
+    auto* scales = reinterpret_cast<Float16*>(codes + bytes_of<W>(kPanelOutputs * p.in));
+    widen(from.codes, width, p.in / 2, kQuadInputs, codes);
+    widen(from.scales, width, p.in / kInt4Group, 1, scales);
+    return {codes, scales};
+  } else {
+    W* to = reinterpret_cast<W*>(inputs.panels);
+    widen(from, width, p.in, kAreCodes<W> ? kQuadInputs : 1, to);
+    return to;
   }
-  return to;
 }
 
 template <typename W>
@@ -176,12 +229,11 @@ void multiply_by_packed_weights(const LinearParams& p, const LinearInputs& input
   const int streams = fetched ? kPanelStreams<W, true> : kPanelStreams<W, false>;
   const PanelTasks tasks = PanelTasks::of(whole, p.rows <= kMostStreamRows ? streams : 1);
   const bool rest = p.out_size % kPanelOutputs != 0;
-  const std::int64_t bytes = p.out_size * p.in * static_cast<std::int64_t>(sizeof(W));
+  const std::int64_t bytes = bytes_of<W>(p.out_size * p.in);
   const std::int64_t count = tasks.count + (rest ? 1 : 0);
   const int workers = worker_count(std::min(count, bytes / kBytesPerWorker));
-  const auto run = [&](const W* weight, std::int64_t panels, std::int64_t begin, std::int64_t outputs) {
-    const char* ahead = reinterpret_cast<const char*>(weight) + kAheadBytes;
-    run_panels<Fetch::kSoon>(p, inputs, weight, ahead, panels, begin, outputs);
+  const auto run = [&](PanelsAt<W> weight, std::int64_t panels, std::int64_t begin, std::int64_t outputs) {
+    run_panels<W, Fetch::kSoon>(p, inputs, weight, ahead_of(weight, kAheadBytes), panels, begin, outputs);
   };
   parallel_tasks(count, workers, [&](std::int64_t task, std::int64_t, int) {
     if (task == tasks.count) {
@@ -193,7 +245,7 @@ void multiply_by_packed_weights(const LinearParams& p, const LinearInputs& input
                      : run_streams<W, false>(p, inputs, tasks, task);
     const std::int64_t first = tasks.begin(0, task), panels = tasks.begin(0, task + 1) - first;
     const std::int64_t begin = first * kPanelOutputs;
-    run(static_cast<const W*>(p.weight) + begin * p.in, panels, begin, panels * kPanelOutputs);
+    run(panels_at<W>(p, begin), panels, begin, panels * kPanelOutputs);
   });
 }
 
@@ -214,9 +266,8 @@ void multiply_by_weights_in_rows(const LinearParams& p, const LinearInputs& inpu
       pack_rows(weight + output * p.in, p.in, std::min(kPanelOutputs, p.out_size - output),
                 packed + i * size);
     }
-    run_panels<Fetch::kLater>(p, inputs, packed,
-                              reinterpret_cast<const char*>(weight + next * outputs * p.in), panels, begin,
-                              count);
+    run_panels<Packed<W>, Fetch::kLater>(p, inputs, packed, ahead_of(weight + next * outputs * p.in, 0),
+                                         panels, begin, count);
   });
 }
 
@@ -233,8 +284,10 @@ inline void multiply_by_float_panels(const LinearParams& p, const LinearInputs& 
 }
 
 #if defined(__AVX512VNNI__)
-inline void multiply_by_byte_panels(const LinearParams& p, const LinearInputs& inputs) {
-  if (lies_in_panels(p.weight_format))
+inline void multiply_by_code_panels(const LinearParams& p, const LinearInputs& inputs) {
+  if (has_int4_codes(p.weight_format))
+    multiply_by_packed_weights<Int4Panels>(p, inputs);
+  else if (lies_in_panels(p.weight_format))
     multiply_by_packed_weights<std::uint8_t>(p, inputs);
   else
     multiply_by_weights_in_rows<std::int8_t>(p, inputs);

@@ -78,20 +78,24 @@ inline float round_row(const float* x, std::int64_t in, bool fine, const Rounded
   return absmax / static_cast<float>(levels);
 }
 
-// The same for Int4Inputs, group by group. A row that is not finite has one such group at least.
+// A group of a row beside 4-bit weights: x = code * the scale returned, NaN for one that is not finite.
+inline float round_group(const float* x, std::int8_t* codes) {
+  const float absmax = absmax_of(x, kInt4Group);
+  const float inverse = absmax > 0.0F ? kInt4ActivationLevels / absmax : 0.0F;
+  for (std::int64_t i = 0; i < kInt4Group; i += kLanes) quantize(mul(load(x + i), splat(inverse)), codes + i);
+  return absmax / kInt4ActivationLevels;
+}
+
+// A row for Int4Inputs.
 inline void round_groups(const float* x, std::int64_t in, const Int4Inputs& out) {
   std::fill_n(out.codes, out.stride, std::int8_t{0});
   std::fill_n(out.scale, out.stride / 8, 0.0F);
   for (std::int64_t i = 0; i < in; i += kInt4Group) {
-    const float absmax = absmax_of(x + i, kInt4Group);
-    const float inverse = absmax > 0.0F ? kInt4ActivationLevels / absmax : 0.0F;
     alignas(64) std::int8_t codes[kInt4Group];
-    for (std::int64_t j = 0; j < kInt4Group; j += kLanes)
-      quantize(mul(load(x + i + j), splat(inverse)), codes + j);
+    const float scale = round_group(x + i, codes);
     std::memcpy(out.codes + nibble_position(i), codes, 16);
     std::memcpy(out.codes + nibble_position(i + 16), codes + 16, 16);
-    const std::int64_t lanes = i / 8;
-    std::fill_n(out.scale + lanes, 4, absmax / kInt4ActivationLevels);
+    std::fill_n(out.scale + i / 8, 4, scale);
   }
   constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
   alignas(64) std::uint8_t eights[kInputs / 2];

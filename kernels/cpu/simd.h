@@ -14,8 +14,8 @@
 //
 // With AVX-512 VNNI also ByteVec, 64 codes, with load_bytes, store_packed (each plus 128), load_quad (four
 // bytes in all lanes), byte_dot (acc + sums of four products, unsigned by signed), transpose_quads,
-// splat_sum, shifted (sums * 2^n), load_sum, load (to floats) and store; and for weighted sums of four rows
-// at once quantize (to integers of 16 bits, the high and the low ones apart), interleave_rows and
+// splat_sum, shifted (sums * 2^n), to_floats, load_sum, load (to floats) and store; and for weighted sums of
+// four rows at once quantize (to integers of 16 bits, the high and the low ones apart), interleave_rows and
 // store_scaled.
 //
 // Only kLanes-independent code lives here.

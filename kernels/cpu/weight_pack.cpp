@@ -33,35 +33,35 @@ void pack(Bits* weight, std::int64_t out_size, std::int64_t in, Bits flipped = 0
 }
 
 template <typename Bits>
-void unpack(const void* weight, const WeightRow& from, std::int64_t in, void* row) {
-  for (std::int64_t i = 0; i < in; ++i)
+void unpack(const void* weight, const WeightRow& from, std::int64_t count, void* row) {
+  for (std::int64_t i = 0; i < count; ++i)
     static_cast<Bits*>(row)[i] = static_cast<Bits>(static_cast<const Bits*>(weight)[from.at(i)] ^ from.zero);
 }
 
 }  // namespace
 
-void pack_weight(void* weight, DType dtype, std::int64_t out_size, std::int64_t in) {
-  if (dtype == DType::kInt8) {
-    constexpr std::uint32_t kZeros = 0x01010101U * kPackedZero;
-    pack(static_cast<std::uint32_t*>(weight), out_size, in / kQuadInputs, kZeros);
-  } else if (element_bytes(dtype) == 4) {
-    pack(static_cast<std::uint32_t*>(weight), out_size, in);
-  } else {
-    pack(static_cast<std::uint16_t*>(weight), out_size, in);
-  }
+void pack_weight(void* weight, const PanelMatrix& m) {
+  constexpr std::uint32_t kZeros = 0x01010101U * kPackedZero;
+  if (m.panels == WeightFormat::kInt8Panels)
+    pack(static_cast<std::uint32_t*>(weight), m.out_size, m.in / kQuadInputs, kZeros);
+  else if (m.panels == WeightFormat::kInt4Panels)
+    pack(static_cast<std::uint32_t*>(weight), m.out_size, m.in / 2 / kQuadInputs);
+  else if (element_bytes(m.dtype) == 4)
+    pack(static_cast<std::uint32_t*>(weight), m.out_size, m.in);
+  else
+    pack(static_cast<std::uint16_t*>(weight), m.out_size, m.in);
 }
 
-void unpack_row(const void* weight, DType dtype, std::int64_t out_size, std::int64_t in, std::int64_t output,
-                void* row) {
-  const bool codes = dtype == DType::kInt8;
-  const WeightRow from =
-      weight_row(codes ? WeightFormat::kInt8Panels : WeightFormat::kFloatPanels, out_size, in, output);
-  if (codes)
-    unpack<std::uint8_t>(weight, from, in, row);
-  else if (element_bytes(dtype) == 4)
-    unpack<std::uint32_t>(weight, from, in, row);
+void unpack_row(const void* weight, const PanelMatrix& m, std::int64_t output, void* row) {
+  const WeightRow from = weight_row(m.panels, m.out_size, m.in, output);
+  if (m.panels == WeightFormat::kInt4Panels)
+    unpack<std::uint8_t>(weight, from, m.in / 2, row);
+  else if (m.panels == WeightFormat::kInt8Panels)
+    unpack<std::uint8_t>(weight, from, m.in, row);
+  else if (element_bytes(m.dtype) == 4)
+    unpack<std::uint32_t>(weight, from, m.in, row);
   else
-    unpack<std::uint16_t>(weight, from, in, row);
+    unpack<std::uint16_t>(weight, from, m.in, row);
 }
 
 }  // namespace kvfuse::cpu

@@ -99,36 +99,34 @@ void add(Row& x, const Row& y) {
 }  // namespace
 
 std::vector<double> weight_values(const LinearParams& p) {
-  if (p.weight_format == WeightFormat::kFloat) return row_of(p.weight, p.dtype, 0, p.out_size * p.in);
-  Row values;
-  if (p.weight_format == WeightFormat::kFloatPanels) {
-    for (std::int64_t o = 0; o < p.out_size; ++o) {
-      const std::int64_t before = o - o % 16, width = std::min<std::int64_t>(16, p.out_size - before);
-      for (std::int64_t i = 0; i < p.in; ++i)
-        values.push_back(element(p.weight, p.dtype, before * p.in + i * width + o % 16));
+  const WeightFormat format = p.weight_format;
+  const bool packed = format == WeightFormat::kFloatPanels || format == WeightFormat::kInt8Panels ||
+                      format == WeightFormat::kInt4Panels;
+  // Where element i of row o lies in a matrix of `columns`: of panels of sixteen rows, `together` elements of
+  // a row side by side.
+  const auto place = [&](std::int64_t o, std::int64_t i, std::int64_t columns, std::int64_t together) {
+    if (!packed) return o * columns + i;
+    const std::int64_t before = o - o % 16, width = std::min<std::int64_t>(16, p.out_size - before);
+    return before * columns + (i / together * width + o % 16) * together + i % together;
+  };
+  const auto value = [&](std::int64_t o, std::int64_t i) -> double {
+    if (format == WeightFormat::kFloat || format == WeightFormat::kFloatPanels)
+      return element(p.weight, p.dtype, place(o, i, p.in, 1));
+    const auto byte = [&](std::int64_t at, std::int64_t columns) -> int {
+      return static_cast<const std::uint8_t*>(p.weight)[place(o, at, columns, 4)];
+    };
+    if (format == WeightFormat::kInt8Rows || format == WeightFormat::kInt8Panels) {
+      const int code = packed ? byte(i, p.in) - 128 : static_cast<std::int8_t>(byte(i, p.in));
+      return code * element(p.weight_scale, DType::kFloat32, o);
     }
-    return values;
-  }
-  if (p.weight_format == WeightFormat::kInt8Panels) {
-    for (std::int64_t o = 0; o < p.out_size; ++o) {
-      const std::int64_t before = o - o % 16, width = std::min<std::int64_t>(16, p.out_size - before);
-      for (std::int64_t i = 0; i < p.in; ++i) {
-        const std::int64_t quad = before * p.in / 4 + i / 4 * width + o % 16;
-        const int code = static_cast<const std::uint8_t*>(p.weight)[quad * 4 + i % 4] - 128;
-        values.push_back(code * element(p.weight_scale, DType::kFloat32, o));
-      }
-    }
-    return values;
-  }
-  const bool grouped = p.weight_format == WeightFormat::kInt4Groups;
-  for (std::int64_t i = 0; i < p.out_size * p.in; ++i) {
     // Of 4-bit codes, 32 at a time: byte m holds those of inputs m and 16 + m, plus 8.
-    const int byte = static_cast<const std::uint8_t*>(p.weight)[grouped ? i / 32 * 16 + i % 16 : 0];
-    const int code = (i % 32 < 16 ? byte % 16 : byte / 16) - 8;
-    values.push_back(grouped ? code * element(p.weight_scale, DType::kFloat16, i / 32)
-                             : element(p.weight, DType::kInt8, i) *
-                                   element(p.weight_scale, DType::kFloat32, i / p.in));
-  }
+    const int both = byte(i / 32 * 16 + i % 16, p.in / 2);
+    const int code = (i % 32 < 16 ? both % 16 : both / 16) - 8;
+    return code * element(p.weight_scale, DType::kFloat16, place(o, i / 32, p.in / 32, 1));
+  };
+  Row values;
+  for (std::int64_t o = 0; o < p.out_size; ++o)
+    for (std::int64_t i = 0; i < p.in; ++i) values.push_back(value(o, i));
   return values;
 }
 

@@ -12,7 +12,7 @@ from kvfuse import ops
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 2, 4, 2, 64, 300
 LENGTHS = (257, 40)  # more than one of the kernels' chunks, and a part of one
-WEIGHTS = ("float32", "float32 packed", "int8", "int8 packed", "int4")
+WEIGHTS = ("float32", "float32 packed", "int8", "int8 packed", "int4", "int4 packed")
 LIMIT = 1e-4  # float32 sums of a few hundred terms of size 1; int8 codes are compared as they are
 
 
@@ -133,6 +133,7 @@ def _linear_error(weights: str) -> float:
         weight, scale = ops.quantize_weight(weight, "int8" if name == "int8" else "int4")
     if packed:
         weight = ops.pack_weight(weight)
+        scale = ops.pack_weight(scale) if name == "int4" else scale
     found = ops.linear(x, weight, bias, weight_scale=scale, packed=packed)
     return float(((found - want).abs() / want.abs().amax()).max())
 

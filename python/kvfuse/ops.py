@@ -241,7 +241,8 @@ def linear(
     to eight bits, or to 13 to 15 where one stands out or ``fine_activations`` asks for it (products of many
     rows then take twice as long), beside int4 each 32 inputs to 127 steps.
 
-    With ``packed`` the weight is what ``pack_weight`` gave, whose products are faster from two rows on. More
+    With ``packed`` the weight is what ``pack_weight`` gave, whose products are faster, of floats from two rows
+    on; scales of int4 codes are packed as well. More
     than 32 rows of bfloat16 beside another weight go to PyTorch's own products where the machine multiplies
     bfloat16.
 
@@ -265,16 +266,17 @@ def linear(
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A weight [out, in] (float32, bfloat16, float16 or int8 codes, on the CPU) packed for ``linear``.
+    """A weight [out, in] (float32, bfloat16, float16, or codes, on the CPU) packed for ``linear``.
 
     The shape is the same, the order is another: 16 outputs side by side for each input, [in, 16], the last of
     these panels as wide as outputs are left. Of int8 codes four inputs of an output stay together,
-    [in / 4, 16, 4], each plus 128 modulo 256; where the CPU has no products of bytes (AVX-512 VNNI) packed
-    codes are slower than others.
+    [in / 4, 16, 4], each plus 128 modulo 256, of int4 codes four bytes, [in / 8, 16, 4]; the scales of the
+    latter, [out, in / 32], are packed by a call of their own. Where the CPU has no products of bytes (AVX-512
+    VNNI) packed codes are slower than others.
 
     Raises:
         TypeError, ValueError: a weight of another dtype or shape, or codes of which ``in`` is no multiple of
-            4.
+            4, of int4 of 32.
         NotImplementedError: a device other than the CPU, or a weight that requires a gradient.
     """
     return _ops.pack_weight.default(weight)

@@ -31,6 +31,7 @@ double tolerance(const StepCase& c) {
       // A row or a code that is tipped over tips over codes of the activations behind it, each a larger step.
       return of_rows + (narrow || int8_cache ? 0.3 : 1e-3);
     case WeightFormat::kInt4Groups:
+    case WeightFormat::kInt4Panels:
       return of_rows + 0.6;  // the twin does not round to 8 bits beside them
   }
   return 0.0;
@@ -70,7 +71,7 @@ TEST_P(DecodeStep, FollowsTheTwin) {
       for (const bool follower : {false, true})
         for (const WeightFormat weights :
              {WeightFormat::kFloat, WeightFormat::kFloatPanels, WeightFormat::kInt8Rows,
-              WeightFormat::kInt8Panels, WeightFormat::kInt4Groups}) {
+              WeightFormat::kInt8Panels, WeightFormat::kInt4Groups, WeightFormat::kInt4Panels}) {
           StepCase c{.dtype = dtype,
                      .cache_dtype = int8_cache ? DType::kInt8 : dtype,
                      .follower = follower,
@@ -84,10 +85,10 @@ TEST_P(DecodeStep, FollowsTheTwin) {
 TEST_P(DecodeStep, OtherModels) { check({.lengths = {4}, .biases = false, .gelu_tanh = false}); }
 
 TEST_P(DecodeStep, ASequenceAloneHasTheSameBits) {
-  for (const WeightFormat weights : {WeightFormat::kFloat, WeightFormat::kFloatPanels,
-                                     WeightFormat::kInt8Rows, WeightFormat::kInt8Panels}) {
-    const bool int8 = has_int8_codes(weights);
-    const StepCase c{.cache_dtype = int8 ? DType::kInt8 : DType::kFloat32, .weights = weights};
+  for (const WeightFormat weights :
+       {WeightFormat::kFloat, WeightFormat::kFloatPanels, WeightFormat::kInt8Rows, WeightFormat::kInt8Panels,
+        WeightFormat::kInt4Groups, WeightFormat::kInt4Panels}) {
+    const StepCase c{.cache_dtype = has_codes(weights) ? DType::kInt8 : DType::kFloat32, .weights = weights};
     StepCase batch = c;
     batch.lengths = {3, 9, 0, 1, 2};
     test::Generation all(batch), alone(c);

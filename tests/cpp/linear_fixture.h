@@ -61,8 +61,8 @@ struct LinearTensors {
       weight_scale = normal(DType::kFloat32, c.out_size, 0.0F, 0.0F);
       for (std::int64_t i = 0; i < c.out_size; ++i)
         weight_scale.set(i, weight_deviation / 64.0F * (1.0F + static_cast<float>(i % 5)));
-    } else if (c.weight_format == WeightFormat::kInt4Groups) {
-      draw_codes(c, random);
+    } else if (has_int4_codes(c.weight_format)) {
+      draw_codes(c, random);  // of panels too: any bytes are some
       weight_scale = normal(DType::kFloat16, c.out_size * c.in / kInt4Group, 0.0F, weight_deviation / 4.0F);
     }
     bias = normal(c.dtype, c.out_size, 0.0F, 1.0F);
@@ -152,7 +152,7 @@ class Tolerance {
     }
     if (p_.norm_weight != nullptr) normalize(elements);
     if (has_int8_codes(p_.weight_format)) round_to_int8(elements);
-    if (p_.weight_format == WeightFormat::kInt4Groups) round_groups(elements);
+    if (has_int4_codes(p_.weight_format)) round_groups(elements);
     elements_.insert(elements_.end(), elements.begin(), elements.end());
   }
 

@@ -17,10 +17,13 @@ namespace {
 using test::LinearCase;
 using test::LinearTensors;
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kFloat, WeightFormat::kFloatPanels,
-                                     WeightFormat::kInt8Rows, WeightFormat::kInt8Panels,
-                                     WeightFormat::kInt4Groups};
+constexpr WeightFormat kFormats[] = {WeightFormat::kFloat,      WeightFormat::kFloatPanels,
+                                     WeightFormat::kInt8Rows,   WeightFormat::kInt8Panels,
+                                     WeightFormat::kInt4Groups, WeightFormat::kInt4Panels};
 constexpr WeightFormat kInt8Formats[] = {WeightFormat::kInt8Rows, WeightFormat::kInt8Panels};
+constexpr WeightFormat kInt4Formats[] = {WeightFormat::kInt4Groups, WeightFormat::kInt4Panels};
+constexpr WeightFormat kPanelFormats[] = {WeightFormat::kFloatPanels, WeightFormat::kInt8Panels,
+                                          WeightFormat::kInt4Panels};
 constexpr DType kDtypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
 class Linear : public test::OnIsa {
@@ -45,8 +48,8 @@ TEST_P(Linear, RowsAndSizes) {
   for (const DType dtype : kDtypes)
     for (const WeightFormat format : kFormats)
       for (const std::int64_t rows : {1, 2, 3, 4, 5, 16, 67})
-        for (const std::int64_t in : format == WeightFormat::kInt4Groups
-                                         ? std::vector<std::int64_t>{32, 64, 96, 160, 768, 800}
+        for (const std::int64_t in : has_int4_codes(format)
+                                         ? std::vector<std::int64_t>{32, 64, 96, 160, 768, 800, 3104}
                                          : std::vector<std::int64_t>{1, 16, 72, 100, 768}) {
           if (format == WeightFormat::kInt8Panels && in % kQuadInputs != 0) continue;
           check({.dtype = dtype, .rows = rows, .in = in, .out_size = 70, .weight_format = format});
@@ -59,10 +62,10 @@ TEST_P(Linear, RowsAndSizes) {
             check({.dtype = dtype, .rows = rows, .in = in, .out_size = out_size, .weight_format = format});
   for (const std::int64_t rows : {1, 2, 3, 17})
     for (const std::int64_t out_size : {560, 573, 1100})  // panels enough for several streams, of any length
-      for (const WeightFormat format : {WeightFormat::kFloatPanels, WeightFormat::kInt8Panels})
+      for (const WeightFormat format : kPanelFormats)
         check({.dtype = DType::kFloat32,
                .rows = rows,
-               .in = 40,
+               .in = has_int4_codes(format) ? 64 : 40,
                .out_size = out_size,
                .weight_format = format});
   for (const WeightFormat format : kInt8Formats)
@@ -219,7 +222,7 @@ TEST_P(Linear, RowsBesidePackedWeightsInBatchesOfAnySize) {
     LinearTensors all({.dtype = DType::kFloat32, .rows = 71, .in = in}),
         packed({.dtype = DType::kFloat32, .rows = 71, .in = in});
     packed.params.weight_format = WeightFormat::kFloatPanels;
-    cpu::pack_weight(packed.weight.data(), DType::kFloat32, packed.params.out_size, in);
+    cpu::pack_weight(packed.weight.data(), {.out_size = packed.params.out_size, .in = in});
     cpu::linear(all.params);
     cpu::linear(packed.params);
     for (std::int64_t i = 0; i < all.out.size(); ++i) EXPECT_EQ(all.out[i], packed.out[i]) << i;
@@ -240,7 +243,8 @@ TEST_P(Linear, PackedCodesGiveTheBitsOfCodesInRows) {
                                 .fine_activations = fine};
           LinearTensors want(c), got(c);
           got.params.weight_format = WeightFormat::kInt8Panels;
-          cpu::pack_weight(got.weight.data(), DType::kInt8, out_size, in);
+          cpu::pack_weight(got.weight.data(),
+                           {.panels = WeightFormat::kInt8Panels, .out_size = out_size, .in = in});
           for (LinearTensors* t : {&want, &got}) {
             for (std::int64_t row = 0; row < rows; row += 3)
               t->x.set(row * in + 100, 50.0F);  // a whole block
@@ -252,7 +256,7 @@ TEST_P(Linear, PackedCodesGiveTheBitsOfCodesInRows) {
 }
 
 TEST_P(Linear, StreamsFetchedAheadOrNot) {
-  for (const WeightFormat format : {WeightFormat::kFloatPanels, WeightFormat::kInt8Panels})
+  for (const WeightFormat format : kPanelFormats)
     for (const std::int64_t rows : {1, 2})
       for (const std::int64_t out_size : {560, 573, 1100}) {
         const LinearCase c = {
@@ -303,20 +307,18 @@ TEST_P(Linear, RowsOfZeros) {
 
 // Every code and every value at its end: sums are at their largest.
 TEST_P(Linear, Int4CodesAtTheirEnds) {
-  for (const int code : {0x00, 0xff}) {
-    LinearTensors t({.dtype = DType::kFloat32,
-                     .rows = 5,
-                     .in = 416,
-                     .biases = false,
-                     .weight_format = WeightFormat::kInt4Groups});
-    std::fill(t.weight.bytes.begin(), t.weight.bytes.end(), static_cast<char>(code));
-    for (std::int64_t i = 0; i < t.x.size(); ++i) t.x.set(i, i % 2 == 0 ? 2.0F : -2.0F);
-    for (std::int64_t i = 0; i < t.x.size(); i += 32) t.x.set(i + 1, 2.0F);
-    const std::vector<double> want = reference::linear(t.params);
-    cpu::linear(t.params);
-    for (std::size_t i = 0; i < want.size(); ++i)
-      EXPECT_TRUE(std::fabs(t.out[static_cast<std::int64_t>(i)] - want[i]) <= 1e-5) << i << " " << want[i];
-  }
+  for (const WeightFormat format : kInt4Formats)
+    for (const int code : {0x00, 0xff}) {
+      LinearTensors t(
+          {.dtype = DType::kFloat32, .rows = 5, .in = 416, .biases = false, .weight_format = format});
+      std::fill(t.weight.bytes.begin(), t.weight.bytes.end(), static_cast<char>(code));
+      for (std::int64_t i = 0; i < t.x.size(); ++i) t.x.set(i, i % 2 == 0 ? 2.0F : -2.0F);
+      for (std::int64_t i = 0; i < t.x.size(); i += 32) t.x.set(i + 1, 2.0F);
+      const std::vector<double> want = reference::linear(t.params);
+      cpu::linear(t.params);
+      for (std::size_t i = 0; i < want.size(); ++i)
+        EXPECT_TRUE(std::fabs(t.out[static_cast<std::int64_t>(i)] - want[i]) <= 1e-5) << i << " " << want[i];
+    }
 }
 
 TEST_P(Linear, GeluOverItsWholeRange) {
@@ -334,23 +336,34 @@ TEST_P(Linear, GeluOverItsWholeRange) {
 }
 
 TEST(PackedWeight, HoldsTheSameValues) {
-  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8})
+  struct Packing {
+    WeightFormat rows, panels;
+    DType dtype;
+  };
+  for (const Packing& packing : {Packing{WeightFormat::kFloat, WeightFormat::kFloatPanels, DType::kFloat32},
+                                 {WeightFormat::kFloat, WeightFormat::kFloatPanels, DType::kFloat16},
+                                 {WeightFormat::kFloat, WeightFormat::kFloatPanels, DType::kBFloat16},
+                                 {WeightFormat::kInt8Rows, WeightFormat::kInt8Panels, DType::kFloat32},
+                                 {WeightFormat::kInt4Groups, WeightFormat::kInt4Panels, DType::kFloat32}})
     for (const std::int64_t out_size : {1, 15, 16, 17, 70})
-      for (const std::int64_t in : {4, 24, 100}) {
-        const bool codes = dtype == DType::kInt8;
-        const LinearCase c = {.dtype = codes ? DType::kFloat32 : dtype,
-                              .in = in,
-                              .out_size = out_size,
-                              .weight_format = codes ? WeightFormat::kInt8Rows : WeightFormat::kFloat};
+      for (const std::int64_t in : has_int4_codes(packing.rows) ? std::vector<std::int64_t>{32, 96}
+                                                                : std::vector<std::int64_t>{4, 24, 100}) {
+        const LinearCase c = {
+            .dtype = packing.dtype, .in = in, .out_size = out_size, .weight_format = packing.rows};
         const LinearTensors t(c);
         LinearTensors packed(c);
-        packed.params.weight_format = codes ? WeightFormat::kInt8Panels : WeightFormat::kFloatPanels;
-        cpu::pack_weight(packed.weight.data(), dtype, out_size, in);
+        packed.params.weight_format = packing.panels;
+        const PanelMatrix matrix = {
+            .panels = packing.panels, .dtype = packing.dtype, .out_size = out_size, .in = in};
+        cpu::pack_weight(packed.weight.data(), matrix);
+        if (has_int4_codes(packing.rows))
+          cpu::pack_weight(packed.weight_scale.data(),
+                           {.dtype = DType::kFloat16, .out_size = out_size, .in = in / kInt4Group});
         EXPECT_EQ(reference::weight_values(packed.params), reference::weight_values(t.params));
         const std::size_t bytes = t.weight.bytes.size() / static_cast<std::size_t>(out_size);
         std::vector<char> row(bytes);
         for (std::int64_t o = 0; o < out_size; ++o) {
-          cpu::unpack_row(packed.weight.data(), dtype, out_size, in, o, row.data());
+          cpu::unpack_row(packed.weight.data(), matrix, o, row.data());
           const auto first = t.weight.bytes.begin() + o * static_cast<std::int64_t>(bytes);
           EXPECT_TRUE(std::equal(row.begin(), row.end(), first)) << out_size << " " << in << " " << o;
         }

@@ -17,6 +17,9 @@ Gpt2 packed(Gpt2Weights weights) {
   return Gpt2(std::move(weights));
 }
 
+// Whole groups of 4-bit weights.
+constexpr ModelConfig kOfGroups{.n_layer = 1, .n_head = 2, .n_embd = 32, .block_size = 32, .vocab_size = 57};
+
 Gpt2Weights wide_weights(const ModelConfig& config = kModel) {
   return random_weights(config, at::kFloat, 7, 0.2);
 }
@@ -24,8 +27,7 @@ Gpt2Weights wide_weights(const ModelConfig& config = kModel) {
 class PackedWeights : public Sequences {};
 
 TEST_P(PackedWeights, GiveTheLogitsOfWeightsInRows) {
-  const bool packs_them = strategy().weight_dtype == WeightDtype::kModel ||
-                          (strategy().weight_dtype == WeightDtype::kInt8 && ops::cpu_multiplies_bytes());
+  const bool packs_them = strategy().weight_dtype == WeightDtype::kModel || ops::cpu_multiplies_bytes();
   const Gpt2 other = packed(prepare_weights(wide_weights(), strategy(), {}, random_row(512)[0]).weights);
   ASSERT_EQ(other.weights().packed, packs_them);
   if (strategy().q_alignment == QAlignment::kFit || !packs_them) return;  // drawn anew, not packed
@@ -86,10 +88,12 @@ TEST(PackedModels, ShareTheMemoryThatTheirVersionsShare) {
 }
 
 TEST(PackedModels, UnpackToWhatTheyWere) {
-  for (const bool codes : {false, true}) {
+  for (const WeightDtype dtype : {WeightDtype::kModel, WeightDtype::kInt8, WeightDtype::kInt4}) {
+    const bool codes = dtype != WeightDtype::kModel;
     if (codes && !ops::cpu_multiplies_bytes()) continue;
     const auto draw = [&] {
-      return codes ? with_quantized_linears(wide_weights(), WeightDtype::kInt8) : wide_weights();
+      Gpt2Weights weights = wide_weights(dtype == WeightDtype::kInt4 ? kOfGroups : kModel);
+      return codes ? with_quantized_linears(std::move(weights), dtype) : weights;
     };
     Gpt2Weights weights = draw(), own = draw();
     pack_weights(std::vector{&weights});
@@ -123,8 +127,8 @@ TEST(PackedModels, OnlyOfWeightsThatTheKernelsHave) {
   EXPECT_FALSE(suits_packing(random_weights(kModel, at::kDouble, 7)));
   EXPECT_EQ(suits_packing(with_quantized_linears(wide_weights(), WeightDtype::kInt8)),
             ops::cpu_multiplies_bytes());
-  const ModelConfig of_groups{.n_layer = 1, .n_head = 2, .n_embd = 32, .block_size = 32, .vocab_size = 57};
-  EXPECT_FALSE(suits_packing(with_quantized_linears(wide_weights(of_groups), WeightDtype::kInt4)));
+  EXPECT_EQ(suits_packing(with_quantized_linears(wide_weights(kOfGroups), WeightDtype::kInt4)),
+            ops::cpu_multiplies_bytes());
 }
 
 TEST(PackedModels, RefuseTokensOutsideTheVocabulary) {

@@ -36,9 +36,9 @@ inline std::string describe(const StepCase& c) {
   return std::string(dtype_name(c.dtype)) + ", cache " + dtype_name(c.cache_dtype) + ", batch " +
          std::to_string(c.lengths.size()) + (c.follower ? ", follower" : "") +
          (c.biases ? "" : ", no biases") + ", splits " + std::to_string(c.splits) +
-         (has_int8_codes(c.weights)                ? ", int8 weights"
-          : c.weights == WeightFormat::kInt4Groups ? ", int4 weights"
-                                                   : "") +
+         (has_int8_codes(c.weights)   ? ", int8 weights"
+          : has_int4_codes(c.weights) ? ", int4 weights"
+                                      : "") +
          (lies_in_panels(c.weights) ? ", packed" : "");
 }
 
@@ -53,7 +53,9 @@ class Model {
     twin.int8_cache = c.cache_dtype == DType::kInt8;
     twin.int8_layers = has_int8_codes(c.weights);
     twin.int8_head = has_codes(c.weights);
-    token_format = c.weights == WeightFormat::kInt4Groups ? WeightFormat::kInt8Rows : c.weights;
+    token_format = c.weights;
+    if (has_int4_codes(c.weights))
+      token_format = lies_in_panels(c.weights) ? WeightFormat::kInt8Panels : WeightFormat::kInt8Rows;
     token_embedding =
         draw_matrix(twin.token_embedding, kVocab, kWidth, 0.3F, token_format, token_embedding_scale);
     position_embedding = draw(twin.position_embedding, kBlockSize * kWidth, 0.0F, 1.5F);
@@ -84,7 +86,8 @@ class Model {
                           WeightFormat format, const void*& scale) {
     const void* weight = draw(values, out * in, 0.0F, deviation);
     if (has_codes(format)) return rounded(values, in, format, scale);
-    if (format == WeightFormat::kFloatPanels) cpu::pack_weight(tensors_.back().data(), c_.dtype, out, in);
+    if (format == WeightFormat::kFloatPanels)
+      cpu::pack_weight(tensors_.back().data(), {.dtype = c_.dtype, .out_size = out, .in = in});
     return weight;
   }
 
@@ -101,13 +104,18 @@ class Model {
         codes_.emplace_back(static_cast<std::size_t>(out * weight_row_bytes(format, DType::kInt8, in)));
     std::vector<char>& scales =
         codes_.emplace_back(static_cast<std::size_t>(out * scale_row_bytes(format, in)));
-    cpu::quantize_weight({.weight = weight.data(),
-                          .format = lies_in_panels(format) ? WeightFormat::kInt8Rows : format,
-                          .codes = codes.data(),
-                          .scale = scales.data(),
-                          .out_size = out,
-                          .in = in});
-    if (lies_in_panels(format)) cpu::pack_weight(codes.data(), DType::kInt8, out, in);
+    cpu::quantize_weight(
+        {.weight = weight.data(),
+         .format = has_int4_codes(format) ? WeightFormat::kInt4Groups : WeightFormat::kInt8Rows,
+         .codes = codes.data(),
+         .scale = scales.data(),
+         .out_size = out,
+         .in = in});
+    if (lies_in_panels(format)) {
+      cpu::pack_weight(codes.data(), {.panels = format, .out_size = out, .in = in});
+      if (has_int4_codes(format))
+        cpu::pack_weight(scales.data(), {.dtype = DType::kFloat16, .out_size = out, .in = in / kInt4Group});
+    }
     values = reference::weight_values({.weight = codes.data(),
                                        .weight_scale = scales.data(),
                                        .weight_format = format,

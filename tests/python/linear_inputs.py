@@ -7,7 +7,7 @@ from kvfuse import ops
 from torch import Tensor
 from torch.nn import functional
 
-FORMATS = ("float", "float packed", "int8", "int8 packed", "int4")
+FORMATS = ("float", "float packed", "int8", "int8 packed", "int4", "int4 packed")
 # 32 roundings, relative to the sum of absolute values: sums of some 100 products err by their square root.
 FLOAT32_NOISE = 32 * 2.0**-24
 
@@ -24,11 +24,12 @@ def values_of(codes: Tensor, scale: Tensor) -> Tensor:
 def rows_of(packed: Tensor) -> Tensor:
     """What ``pack_weight`` was given."""
     out, width = packed.shape
-    if packed.dtype == torch.int8:
+    if packed.dtype in (torch.int8, torch.uint8):
         if out * width == 0:
             return packed
-        quads = (packed ^ -128).view(torch.int32)  # four inputs of an output, which stay together
-        return rows_of(quads).contiguous().view(torch.int8)
+        rows = packed ^ -128 if packed.dtype == torch.int8 else packed
+        quads = rows.view(torch.int32)  # four bytes of an output, which stay together
+        return rows_of(quads).contiguous().view(packed.dtype)
     flat, whole = packed.flatten(), out // 16 * 16
     panels = flat[: whole * width].view(out // 16, width, 16)
     rest = flat[whole * width :].view(width, out - whole)
@@ -85,7 +86,9 @@ def assert_right(out: Tensor, given: dict) -> None:
     weight, scale, bias = given["weight"], given.get("weight_scale"), given.get("bias")
     packed = given.get("packed", False)
     library = not packed and scale is None and x.numel() > 32 * x.shape[-1] and has_library_products(dtype)
-    weight = rows_of(weight) if packed else weight
+    if packed:
+        scale = rows_of(scale) if weight.dtype == torch.uint8 else scale
+        weight = rows_of(weight)
     weight = weight.double() if scale is None else values_of(weight, scale)
     bias = None if bias is None else bias.double()
     inputs, moved = inputs_of_products(given, library)
@@ -129,6 +132,8 @@ def arguments_of(
         given["weight"], given["weight_scale"] = ops.quantize_weight(weight, name)
     if packed:
         given |= {"weight": ops.pack_weight(given["weight"]), "packed": True}
+        if name == "int4":
+            given["weight_scale"] = ops.pack_weight(given["weight_scale"])
     if bias:
         given["bias"] = normal(out)
     if norm:

@@ -67,11 +67,15 @@ def test_quantize_weight(weight_format, dtype):
         assert (back - weight).square().sum() <= 0.75 * plain_error
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8])
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8, torch.uint8])
 def test_pack_weight(dtype):
-    sizes = [(1, 4), (16, 20), (40, 96), (0, 8), (33, 0)]
-    for out, width in sizes if dtype == torch.int8 else [*sizes, (1, 1), (17, 5)]:
-        weight = torch.empty(width, out).uniform_(-128, 128).to(dtype).t()  # not contiguous
+    sizes = [(1, 16), (16, 32), (40, 96), (0, 16), (33, 0)]
+    if dtype != torch.uint8:
+        sizes += [(1, 4), (16, 20), (0, 8)]
+    if dtype in FLOATS:
+        sizes += [(1, 1), (17, 5)]
+    for out, width in sizes:
+        weight = torch.empty(width, out).uniform_(-128, 128).to(torch.int32).to(dtype).t()  # not contiguous
         packed = ops.pack_weight(weight)
         assert packed.is_contiguous() and torch.equal(rows_of(packed), weight)
         assert packed.data_ptr() != weight.data_ptr() or not out * width
@@ -90,7 +94,7 @@ def test_opcheck_of_linear(weight_format):
 def test_opcheck_of_what_makes_weights():
     for weight_format in ("int8", "int4"):
         check_registration(OPS.quantize_weight, torch.randn(6, 64), weight_format)
-    for weight in (torch.randn(37, 64), torch.randn(64, 37).t()):
+    for weight in (torch.randn(37, 64), torch.randn(64, 37).t(), CODES):
         check_registration(OPS.pack_weight, weight)
 
 
@@ -193,11 +197,6 @@ BAD_ARGUMENTS = {
         ValueError,
         "expected weight_scale of shape [4, 2] (out, groups of 32 inputs), got [4]",
     ),
-    "packed_codes": (
-        {"weight": CODES, "weight_scale": torch.zeros(4, 2).half(), "packed": True},
-        TypeError,
-        "expected packed weight of dtype float32 (that of x) or int8, got uint8 (int4 codes)",
-    ),
     "packed_quads": (
         {
             "x": torch.zeros(3, 6),
@@ -260,16 +259,18 @@ def test_bad_weights():
     with pytest.raises(TypeError, match="expected weight of dtype float32, bfloat16 or float16, got int64"):
         OPS.quantize_weight(torch.zeros(5, 32).long(), "int8")
     with pytest.raises(
-        ValueError, match=r"kvfuse::pack_weight: expected weight of shape \[out, in\], got \[5\]"
+        ValueError, match=r"kvfuse::pack_weight: expected weight of shape \[out, in\], or of .*, got \[5\]"
     ):
         OPS.pack_weight(torch.randn(5))
     with pytest.raises(
         TypeError,
-        match=r"expected weight of dtype float32, bfloat16, float16 or int8 \(codes of .*\), got int64",
+        match=r"expected weight of dtype float32, bfloat16, float16, int8 or uint8 \(codes of .*\), got int64",
     ):
         OPS.pack_weight(torch.zeros(5, 32).long())
     with pytest.raises(ValueError, match=r"weight with a last dimension that is a multiple of 4, .* got 30"):
         OPS.pack_weight(torch.zeros(5, 30).char())
+    with pytest.raises(ValueError, match=r"multiple of 16, the bytes of a group of int4 codes, got 24"):
+        OPS.pack_weight(torch.zeros(5, 24, dtype=torch.uint8))
 
 
 def random_arguments(choose, seed: int) -> dict:
