@@ -97,7 +97,7 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
     }
     if (goes_by_int4_panels(p)) {
       const std::int64_t groups = p.in / kInt4Group;
-      inputs.nibbles.groups = {p.rows, kMostInt4PanelRows};
+      inputs.nibbles.groups = int4_panel_groups(p);
       inputs.nibbles.blocks = groups;
       cut(inputs.nibbles.codes, p.rows * p.in);
       cut(inputs.nibbles.scale, p.rows * groups);

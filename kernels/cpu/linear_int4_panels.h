@@ -18,6 +18,17 @@ inline bool goes_by_int4_panels(const LinearParams& p) {
   return kHasByteProducts && p.weight_format == WeightFormat::kInt4Panels;
 }
 
+// Whether they do by tiles (linear_int4_tiles.h). Fewer rows are faster by vectors.
+constexpr int kLeastInt4TileRows = 9;
+inline bool goes_by_int4_tiles(const LinearParams& p) {
+  return kHasTiles && goes_by_int4_panels(p) && p.rows >= kLeastInt4TileRows;
+}
+
+// As the products take them together.
+inline RowGroups int4_panel_groups(const LinearParams& p) {
+  return {p.rows, goes_by_int4_tiles(p) ? kMostTileRows : kMostInt4PanelRows};
+}
+
 // Rows of x of a group beside them: x = code * scale.
 struct Int4Group {
   const std::int8_t* codes;   // [group of inputs][row of the group][kInt4Group]

@@ -10,6 +10,7 @@
 #include "kernels/cpu/linear_float_panels.h"
 #include "kernels/cpu/linear_inputs.h"
 #include "kernels/cpu/linear_int4_panels.h"
+#include "kernels/cpu/linear_int4_tiles.h"
 #include "kernels/cpu/linear_outputs.h"
 #include "kernels/cpu/linear_tiles.h"
 #include "kernels/cpu/parallel.h"
@@ -152,6 +153,8 @@ void sum_panels(const LinearParams& p, const LinearInputs& inputs, PanelsAt<W> w
                 std::int64_t panels, PanelSum<W> (*sums)[kOutputsPerTask]) {
   if constexpr (kHasTiles && kAreCodes<W>)
     if (goes_by_tiles(p)) return sum_tiles(inputs.bytes, p.in, weight, fetched, panels, sums);
+  if constexpr (kHasTiles && kAreInt4<W>)
+    if (goes_by_int4_tiles(p)) return sum_tiles(inputs.nibbles, p.in, weight, fetched, panels, sums);
   const auto& x = rows_beside<W>(inputs);
   const RowGroups& groups = x.groups;
   const std::int64_t size = kPanelOutputs * p.in;

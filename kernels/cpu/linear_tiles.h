@@ -19,22 +19,23 @@ static_assert(kPanelOutputs * kQuadInputs == 64 && kQuadsOfBlock == 16, "a tile 
 // and 5 high and low bytes of x, 6 and 7 the panels. (GCC 12 takes no names for them, only digits.)
 constexpr int kTileWeight = 6;
 
-// The registers' sizes beside so many rows of x, as LDTILECFG reads them.
+// The registers' sizes beside so many rows of x, with so many inputs in a tile, as LDTILECFG reads them.
 struct alignas(64) TileShapes {
   std::uint8_t palette = 1;
   std::uint8_t reserved[15] = {};
   std::uint16_t row_bytes[16] = {};
   std::uint8_t rows[16] = {};
 
-  constexpr explicit TileShapes(int x_rows) {
+  constexpr TileShapes(int x_rows, int inputs) {
     for (int tile = 0; tile < 8; ++tile) {
-      row_bytes[tile] = 64;
-      rows[tile] = static_cast<std::uint8_t>(tile < kTileWeight ? x_rows : 16);
+      row_bytes[tile] = static_cast<std::uint16_t>(tile == 4 || tile == 5 ? inputs : 64);
+      rows[tile] = static_cast<std::uint8_t>(tile < kTileWeight ? x_rows : inputs / kQuadInputs);
     }
   }
 };
 
 // A thread's use of the tiles. Once they are released, switches between threads need not save them.
+template <int kInputs>
 class TileRegisters {
  public:
   TileRegisters() = default;
@@ -52,7 +53,7 @@ class TileRegisters {
   // Not on the stack, where GCC 12 leaves out all but the first 8 bytes: all it knows this instruction to
   // read.
   static constexpr auto kShapes = []<int... kRow>(std::integer_sequence<int, kRow...>) {
-    return std::array{TileShapes(kRow + 1)...};
+    return std::array{TileShapes(kRow + 1, kInputs)...};
   }
   (std::make_integer_sequence<int, kMostTileRows>{});
 
@@ -117,7 +118,7 @@ inline void sum_tiles(const BytePanelInputs& x, std::int64_t in, const std::uint
                       const char* fetched, std::int64_t panels, std::int32_t (*sums)[kOutputsPerTask]) {
   const RowGroups& groups = x.groups;
   const std::int64_t size = kPanelOutputs * in;
-  TileRegisters registers;
+  TileRegisters<kActivationBlock> registers;
   for (std::int64_t group = 0; group < groups.count; ++group) {
     const std::int64_t rows = groups.size(group);
     const ByteGroup of_group = x.at(group, 0);

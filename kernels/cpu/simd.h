@@ -12,11 +12,11 @@
 //   `start`, is the group's product with 8-bit values that lie as nibble_position says) and group_scales
 //   (four lanes a group).
 //
-// With AVX-512 VNNI also ByteVec, 64 codes, with load_bytes, store_packed (each plus 128), load_quad (four
-// bytes in all lanes), byte_dot (acc + sums of four products, unsigned by signed), transpose_quads,
-// splat_sum, shifted (sums * 2^n), to_floats, load_sum, load (to floats) and store; and for weighted sums of
-// four rows at once quantize (to integers of 16 bits, the high and the low ones apart), interleave_rows and
-// store_scaled.
+// With AVX-512 VNNI also ByteVec, 64 codes, with load_bytes, store_packed (each plus 128), store_less_eight,
+// load_quad (four bytes in all lanes), byte_dot (acc + sums of four products, unsigned by signed),
+// transpose_quads, splat_sum, shifted (sums * 2^n), to_floats, load_sum, load (to floats) and store; and for
+// weighted sums of four rows at once quantize (to integers of 16 bits, the high and the low ones apart),
+// interleave_rows and store_scaled.
 //
 // Only kLanes-independent code lives here.
 #pragma once

@@ -193,6 +193,9 @@ inline CodeSum shifted(CodeSum sum, std::int32_t by) {
   return CodeSum(_mm512_sllv_epi32(__m512i(sum), _mm512_set1_epi32(by)));
 }
 inline Vec load(const std::int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+inline void store_less_eight(std::int8_t* codes, ByteVec bytes) {
+  _mm512_storeu_si512(codes, _mm512_sub_epi8(bytes, _mm512_set1_epi8(8)));
+}
 inline Vec to_floats(CodeSum sum) { return _mm512_cvtepi32_ps(__m512i(sum)); }
 inline CodeSum load_sum(const std::int32_t* p) { return CodeSum(_mm512_loadu_si512(p)); }
 inline void store(std::int32_t* p, CodeSum sum) { _mm512_storeu_si512(p, __m512i(sum)); }

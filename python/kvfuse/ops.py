@@ -241,10 +241,9 @@ def linear(
     to eight bits, or to 13 to 15 where one stands out or ``fine_activations`` asks for it (products of many
     rows then take twice as long), beside int4 each 32 inputs to 127 steps.
 
-    With ``packed`` the weight is what ``pack_weight`` gave, whose products are faster, of floats from two rows
-    on; scales of int4 codes are packed as well. More
-    than 32 rows of bfloat16 beside another weight go to PyTorch's own products where the machine multiplies
-    bfloat16.
+    With ``packed`` the weight is what ``pack_weight`` gave, and so are scales of int4 codes; that is faster,
+    of floats from two rows on. More than 32 rows of bfloat16 beside another weight go to PyTorch's own
+    products where the machine multiplies bfloat16.
 
     Raises:
         TypeError: a dtype.

@@ -264,7 +264,7 @@ def test_bad_weights():
         OPS.pack_weight(torch.randn(5))
     with pytest.raises(
         TypeError,
-        match=r"expected weight of dtype float32, bfloat16, float16, int8 or uint8 \(codes of .*\), got int64",
+        match=r"weight of dtype float32, bfloat16, float16, int8 or uint8 \(codes of .*\), got int64",
     ):
         OPS.pack_weight(torch.zeros(5, 32).long())
     with pytest.raises(ValueError, match=r"weight with a last dimension that is a multiple of 4, .* got 30"):
