@@ -39,7 +39,7 @@ using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t, 
 constexpr std::int64_t kMostStreamRows = 2;
 constexpr int kMostStreams = 4;
 template <typename W, bool kFetched>
-constexpr int kPanelStreams = (kAreCodes<W> || kAreInt4<W>)&&!kFetched ? 2 : kMostStreams;
+constexpr int kPanelStreams = !kFetched && (kAreCodes<W> || kAreInt4<W>) ? 2 : kMostStreams;
 constexpr std::int64_t kStreamAheadBytes = 3 << 10;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.

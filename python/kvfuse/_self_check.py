@@ -133,7 +133,8 @@ def _linear_error(weights: str) -> float:
         weight, scale = ops.quantize_weight(weight, "int8" if name == "int8" else "int4")
     if packed:
         weight = ops.pack_weight(weight)
-        scale = ops.pack_weight(scale) if name == "int4" else scale
+        if scale is not None and name == "int4":
+            scale = ops.pack_weight(scale)
     found = ops.linear(x, weight, bias, weight_scale=scale, packed=packed)
     return float(((found - want).abs() / want.abs().amax()).max())
 
