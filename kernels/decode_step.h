@@ -66,7 +66,7 @@ struct DecodeStepParams {
 
   DType dtype = DType::kFloat32;
   WeightFormat layer_format = WeightFormat::kFloat;  // of the layers' linears
-  WeightFormat token_format = WeightFormat::kFloat;  // never kInt4Groups
+  WeightFormat token_format = WeightFormat::kFloat;  // never of 4 bits
   bool gelu_tanh = true;
   std::int64_t batch = 0;
   std::int64_t n_embd = 0;

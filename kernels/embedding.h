@@ -20,7 +20,7 @@ struct EmbeddingParams {
   std::int32_t* visible_seqlens = nullptr;  // [batch]: set to cache_seqlens + 1, what an attention sees after
                                             // the append; null: not wanted
   DType dtype = DType::kFloat32;            // of the tables
-  WeightFormat token_format = WeightFormat::kFloat;  // not kInt4Groups
+  WeightFormat token_format = WeightFormat::kFloat;  // not of 4 bits
   std::int64_t batch = 0;
   std::int64_t width = 0;  // a multiple of 8
   std::int64_t vocab_size = 0;

@@ -36,7 +36,7 @@ struct LinearParams {
   bool fine_activations = false;  // beside int8 codes: no blocks, all bits of activation_levels
   float norm_epsilon = 1e-5F;
   std::int64_t rows = 0;
-  std::int64_t in = 0;  // a multiple of 8, for kInt4Groups of kInt4Group
+  std::int64_t in = 0;  // a multiple of 8, of 4-bit codes of kInt4Group
   std::int64_t out_size = 0;
 };
 
@@ -65,7 +65,7 @@ inline constexpr int kInt4ActivationLevels = 127;
 
 namespace cpu {
 
-// Any `in` but for kInt4Groups and kInt8Panels (weight_format.h); int8 codes need at least one activation
+// Any `in` but beside 4-bit codes and kInt8Panels (weight_format.h); int8 codes need at least one activation
 // level: in <= 16909320.
 void linear(const LinearParams& params);
 

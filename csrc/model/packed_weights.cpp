@@ -16,6 +16,7 @@
 namespace kvfuse {
 namespace {
 
+// Those whose order is another: the scales of 4-bit codes lie beside these.
 std::vector<at::Tensor*> packed_tensors(Gpt2Weights& weights) {
   std::vector<at::Tensor*> tensors = {&weights.token_embedding};
   const bool grouped = weights.weight_dtype() == WeightDtype::kInt4;
