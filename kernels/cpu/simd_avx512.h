@@ -101,7 +101,7 @@ inline void quantize(Vec x, std::int16_t* codes) {
 // Codes in a register for several rows of 16-bit values, with sums that stay integers.
 using CodeVec = __m512i;
 // By its elements, not as __m512i: GCC 12 copies a sum at each code_dot if its type changes there.
-using CodeSum = __v16si;
+using CodeSum = __v16su;  // signed sums; adding may run over on the way
 constexpr int kCodeLanes = 32;
 
 inline CodeSum code_zero() { return CodeSum{}; }
