@@ -61,12 +61,12 @@ class TileRegisters {
 };
 
 // sums = the products of whole blocks of inputs, as many as `in`, of a group's rows with kPanels panels,
-// `apart` from one to the next; all blocks of a row of x have one shift. No part of another function: GCC 12
-// does not know that loads of tiles read memory.
+// `apart` from one to the next; all blocks of a row of x have one shift. Its callers take it for unknown
+// code: GCC 12 does not know that loads of tiles read memory, and may drop what was stored for them.
 template <int kPanels, bool kFetches>
-[[gnu::noinline]] void tile_products(const std::uint8_t* weight, std::int64_t apart, const char* fetched,
-                                     const ByteGroup& x, std::int64_t rows, std::int64_t in,
-                                     const PanelSums<std::int32_t>& sums) {
+[[gnu::noipa]] void tile_products(const std::uint8_t* weight, std::int64_t apart, const char* fetched,
+                                  const ByteGroup& x, std::int64_t rows, std::int64_t in,
+                                  const PanelSums<std::int32_t>& sums) {
   constexpr std::int64_t kBlockBytes = kActivationBlock * kPanelOutputs;
   constexpr int kRowBytes = 64;
   _tile_zero(0);
