@@ -92,7 +92,7 @@ at::Tensor Gpt2::forward_unfused(const TokenBatch& batch, KvCache* cache, Logits
   const LinearWeight head{.values = weights_.token_embedding,
                           .scale = weights_.token_embedding_scale,
                           .fine_activations = true,
-                          .packed = weights_.packed};
+                          .packed = weights_.packed_tokens};
   at::Tensor logits = kvfuse::linear(layer_norm(x, weights_.ln_f_weight, weights_.ln_f_bias), head, {});
   begins(Phase::kOther);
   return logits;
@@ -123,8 +123,8 @@ void Gpt2::check(const TokenBatch& batch, const KvCache* cache) const {
 }
 
 at::Tensor Gpt2::embed(const at::Tensor& tokens, const KvCache* cache) const {
-  at::Tensor x = weights_.packed ? packed_rows(weights_.token_embedding, tokens)
-                                 : at::embedding(weights_.token_embedding, tokens);
+  at::Tensor x = weights_.packed_tokens ? packed_rows(weights_.token_embedding, tokens)
+                                        : at::embedding(weights_.token_embedding, tokens);
   if (const at::Tensor& scale = weights_.token_embedding_scale; scale.defined())
     x = (x * at::embedding(scale.unsqueeze(1), tokens)).to(dtype());
   const std::int64_t length = tokens.size(1);

@@ -18,7 +18,8 @@ namespace {
 
 // Those whose order is another: the scales of 4-bit codes lie beside these.
 std::vector<at::Tensor*> packed_tensors(Gpt2Weights& weights) {
-  std::vector<at::Tensor*> tensors = {&weights.token_embedding};
+  std::vector<at::Tensor*> tensors;
+  if (weights.packed_tokens) tensors.push_back(&weights.token_embedding);
   const bool grouped = weights.weight_dtype() == WeightDtype::kInt4;
   for (LayerWeights& layer : weights.layers) {
     for (at::Tensor* tensor :
@@ -51,22 +52,23 @@ void pack_together(std::vector<at::Tensor*>& tensors) {
 }  // namespace
 
 bool packs(at::ScalarType dtype, at::Device device) {
-  return device.is_cpu() && ops::to_dtype(dtype).has_value() &&
-         !(dtype == at::kBFloat16 && ops::cpu_multiplies_bfloat16());
+  if (!device.is_cpu()) return false;
+  if (dtype == at::kByte) return true;
+  if (dtype == at::kChar) return ops::cpu_multiplies_bytes();
+  return ops::to_dtype(dtype).has_value() && !(dtype == at::kBFloat16 && ops::cpu_multiplies_bfloat16());
 }
 
 bool suits_packing(const Gpt2Weights& weights) {
-  if (weights.packed) return false;
-  if (weights.weight_dtype() == WeightDtype::kModel) return packs(weights.dtype(), weights.device());
-  return weights.device().is_cpu() && ops::cpu_multiplies_bytes();
+  return !weights.packed && packs(weights.layers.front().qkv_weight.scalar_type(), weights.device());
 }
 
 void pack_weights(std::span<Gpt2Weights* const> models) {
   std::map<const void*, std::vector<at::Tensor*>> by_address;
   for (Gpt2Weights* model : models) {
     if (!suits_packing(*model)) continue;
-    for (at::Tensor* tensor : packed_tensors(*model)) by_address[tensor->const_data_ptr()].push_back(tensor);
     model->packed = true;
+    model->packed_tokens = packs(model->token_embedding.scalar_type(), model->device());
+    for (at::Tensor* tensor : packed_tensors(*model)) by_address[tensor->const_data_ptr()].push_back(tensor);
   }
   for (auto& [address, tensors] : by_address) pack_together(tensors);
 }
@@ -74,7 +76,7 @@ void pack_weights(std::span<Gpt2Weights* const> models) {
 void unpack_weights(Gpt2Weights& weights) {
   for (at::Tensor* tensor : packed_tensors(weights))
     *tensor = packed_rows(*tensor, at::arange(tensor->size(0), at::kLong));
-  weights.packed = false;
+  weights.packed = weights.packed_tokens = false;
 }
 
 at::Tensor packed_rows(const at::Tensor& weight, const at::Tensor& indices) {

@@ -9,16 +9,15 @@
 
 namespace kvfuse {
 
-// Whether float weights are packed: on the CPU, but for double, which has no kernels, and bfloat16 where the
-// machine multiplies it, as oneDNN does twice as fast with many rows.
+// Whether weights are packed: on the CPU, but for double, which has no kernels, bfloat16 where the machine
+// multiplies it, as oneDNN does twice as fast with many rows, and int8 codes where it doesn't multiply bytes.
 bool packs(at::ScalarType dtype, at::Device device);
 
-// Whether pack_weights does anything: weights in rows that are such floats, or codes on the CPU where it
-// multiplies bytes.
+// Whether pack_weights does anything: linears that are packed and still lie in rows.
 bool suits_packing(const Gpt2Weights& weights);
 
-// Packs the linears and the token embedding (the panels of WeightFormat) of all models that suit it, in their
-// own memory, which several of the models may share, and which nothing else may use.
+// Packs the linears and the token embedding (the panels of WeightFormat) of all models that suit it, each that
+// is packed, in their own memory, which several of the models may share, and which nothing else may use.
 void pack_weights(std::span<Gpt2Weights* const> models);
 
 // Packed weights in rows again, in memory of their own.

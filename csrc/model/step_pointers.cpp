@@ -75,8 +75,9 @@ DecodeStepParams step_params(const Gpt2Weights& weights, const KvCache& cache,
       .cache_seqlens = cache.cache_seqlens().mutable_data_ptr<std::int32_t>(),
       .dtype = ops::to_dtype(weights.dtype()).value(),
       .layer_format = weight_format(weights.weight_dtype(), weights.packed),
-      .token_format = weight_format(
-          weights.token_embedding_scale.defined() ? WeightDtype::kInt8 : WeightDtype::kModel, weights.packed),
+      .token_format =
+          weight_format(weights.token_embedding_scale.defined() ? WeightDtype::kInt8 : WeightDtype::kModel,
+                        weights.packed_tokens),
       .gelu_tanh = weights.gelu_tanh,
       .batch = cache.batch(),
       .n_embd = weights.config.n_embd,

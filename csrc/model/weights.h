@@ -40,7 +40,8 @@ struct Gpt2Weights {
   std::vector<LayerWeights> layers;
   int sharing_group = 1;              // layers that attend to the keys and values of the first of them
   at::Tensor ln_f_weight, ln_f_bias;  // [n_embd]
-  bool packed = false;                // linears and token embedding lie as packed_weights.h says
+  bool packed = false;                // the linears lie as packed_weights.h says
+  bool packed_tokens = false;         // and so does the token embedding
   bool gelu_tanh = true;              // the tanh form of GELU, not the exact one
   std::vector<std::string> warnings;  // what is odd about the file, a line each
 

@@ -49,15 +49,7 @@ void run_pair(const LinearParams& p, const LinearInputs& inputs, const std::int6
 // Whether the products of one row go by run_pair.
 template <typename W>
 bool reads_pairs(const LinearParams& p) {
-  if (std::is_same_v<W, Int4Weight> || p.rows > 1) return false;
-  return !std::is_same_v<W, std::int8_t> || p.in % kCodeLanes == 0;
-}
-
-// Calls f with the type that run_task takes.
-template <typename F>
-void with_weight_type(const LinearParams& p, F&& f) {
-  if (p.weight_format == WeightFormat::kInt4Groups) return f(Int4Weight{});
-  with_cache_type(p.weight_format == WeightFormat::kInt8Rows ? DType::kInt8 : p.dtype, f);
+  return p.rows == 1 && (!std::is_same_v<W, std::int8_t> || p.in % kCodeLanes == 0);
 }
 
 // Of one stream, if a task reads pairs of them.
@@ -70,13 +62,14 @@ std::int64_t outputs_per_task(const LinearParams& p, std::int64_t row_bytes, boo
 
 void multiply_all(const LinearParams& p) {
   const LinearInputs inputs = prepare_inputs(p);
+  if (has_int4_codes(p.weight_format)) return multiply_by_int4_panels(p, inputs);
 #if defined(__AVX512VNNI__)
-  if (goes_by_byte_panels(p) || goes_by_int4_panels(p)) return multiply_by_code_panels(p, inputs);
+  if (goes_by_byte_panels(p)) return multiply_by_byte_panels(p, inputs);
 #endif
   if (goes_by_float_panels(p)) return multiply_by_float_panels(p, inputs);
   const std::int64_t row_bytes =
       weight_row_bytes(p.weight_format, p.dtype, p.in) + scale_row_bytes(p.weight_format, p.in);
-  with_weight_type(p, [&](auto element) {
+  with_cache_type(p.weight_format == WeightFormat::kInt8Rows ? DType::kInt8 : p.dtype, [&](auto element) {
     using W = decltype(element);
     const bool pairs = reads_pairs<W>(p);
     const std::int64_t stretch = outputs_per_task(p, row_bytes, pairs);
@@ -85,46 +78,28 @@ void multiply_all(const LinearParams& p) {
     const int workers = worker_count(std::min(tasks, p.out_size * row_bytes / kBytesPerWorker));
     parallel_tasks(tasks, workers, [&](std::int64_t task, std::int64_t, int) {
       const std::int64_t begin = task * stretch;
-      if constexpr (!std::is_same_v<W, Int4Weight>)
-        if (pairs) return run_pair<W>(p, inputs, {begin, begin + tasks * stretch}, stretch);
+      if (pairs) return run_pair<W>(p, inputs, {begin, begin + tasks * stretch}, stretch);
       const std::int64_t end = std::min(begin + stretch, p.out_size);
       run_task<W>(p, inputs, begin, end);
     });
   });
 }
 
-// A packed matrix in rows again, `row_bytes` each.
-std::vector<char> unpacked(const void* packed, const PanelMatrix& matrix, std::int64_t row_bytes) {
-  std::vector<char> rows(static_cast<std::size_t>(matrix.out_size * row_bytes));
-  for (std::int64_t output = 0; output < matrix.out_size; ++output)
-    unpack_row(packed, matrix, output, rows.data() + output * row_bytes);
-  return rows;
-}
-
 // By the codes of panels in rows again. Panels are for byte products; elsewhere they only have to work.
 void multiply_unpacked(LinearParams p) {
-  const std::vector<char> codes =
-      unpacked(p.weight, {.panels = p.weight_format, .out_size = p.out_size, .in = p.in},
-               weight_row_bytes(p.weight_format, p.dtype, p.in));
-  p.weight = codes.data();
-  if (p.weight_format == WeightFormat::kInt8Panels) {
-    p.weight_format = WeightFormat::kInt8Rows;
-    return linear(p);
-  }
-  const std::int64_t groups = p.in / kInt4Group;
-  const std::vector<char> scales =
-      unpacked(p.weight_scale, {.dtype = DType::kFloat16, .out_size = p.out_size, .in = groups},
-               scale_row_bytes(p.weight_format, p.in));
-  p.weight_scale = scales.data();
-  p.weight_format = WeightFormat::kInt4Groups;
+  const PanelMatrix matrix = {.panels = p.weight_format, .out_size = p.out_size, .in = p.in};
+  std::vector<std::int8_t> rows(static_cast<std::size_t>(p.out_size * p.in));
+  for (std::int64_t output = 0; output < p.out_size; ++output)
+    unpack_row(p.weight, matrix, output, rows.data() + output * p.in);
+  p.weight = rows.data();
+  p.weight_format = WeightFormat::kInt8Rows;
   linear(p);
 }
 
 }  // namespace
 
 void linear(const LinearParams& p) {
-  if (!kHasByteProducts && has_codes(p.weight_format) && lies_in_panels(p.weight_format))
-    return multiply_unpacked(p);
+  if (!kHasByteProducts && p.weight_format == WeightFormat::kInt8Panels) return multiply_unpacked(p);
   const DType x_dtype = p.norm_weight != nullptr ? DType::kFloat32 : p.dtype;
   for (std::int64_t first = 0; first < p.rows; first += kMostRows) {
     LinearParams piece = p;

@@ -13,9 +13,8 @@
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
-// At most, that share a weight in a register; beside INT4 one more.
+// At most, that share a weight in a register.
 constexpr int kRowsAtOnce = kLanes == 16 ? 5 : 4;
-constexpr int kMostRowsAtOnce = kLanes == 16 ? 6 : 4;
 // Of rows beside int8 codes; with more than these most products come from the caches, and streams gain
 // nothing.
 constexpr std::int64_t kMostRowsByStreams = 12;
@@ -29,12 +28,6 @@ const float* rows_for(const W*, const LinearInputs& inputs) {
 }
 inline const std::int16_t* rows_for(const std::int8_t*, const LinearInputs& inputs) {
   return inputs.rounded.codes;
-}
-
-// The groups of rows of x beside weights of type W.
-template <typename W>
-RowGroups groups_of(std::int64_t rows) {
-  return {rows, std::is_same_v<W, Int4Weight> ? kMostRowsAtOnce : kRowsAtOnce};
 }
 
 // Whether groups of rows fetch the next task's weights. Where there is but one, four streams of float32 are
@@ -99,38 +92,11 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
   }
 }
 
-// The same, scales included.
-template <int kRows>
-void multiply_int4(const LinearParams& p, const LinearInputs& inputs, std::int64_t first, std::int64_t begin,
-                   std::int64_t end, float (*sums)[kOutputsPerTask]) {
-  // A load of x serves several outputs where vectors are long: there loads are what takes longest.
-  constexpr int kOutputs = kLanes < 16 ? 1 : (kRows == 1 ? 4 : 2);
-  const std::int64_t groups = p.in / kInt4Group;
-  const Int4Inputs x = inputs.int4.from_row(first);
-  const auto weight = [&](std::int64_t o) {
-    return Int4Weight{static_cast<const std::uint8_t*>(p.weight) + o * groups * kInt4GroupBytes,
-                      static_cast<const Float16*>(p.weight_scale) + o * groups};
-  };
-  for (std::int64_t o = begin; o < end; o += kFolded) {
-    Vec tile[kRows][kFolded];
-    const std::int64_t count = std::min<std::int64_t>(kFolded, end - o);
-    std::int64_t i = 0;
-    for (; i + kOutputs <= count; i += kOutputs) products<kRows, kOutputs>(weight(o + i), x, p.in, tile, i);
-    for (; i < count; ++i) products<kRows, 1>(weight(o + i), x, p.in, tile, i);
-    for (auto& row : tile) {
-      for (i = count; i < kFolded; ++i) row[i] = zero();
-    }
-    for (int row = 0; row < kRows; ++row) sum_rows8(tile[row], sums[row] + o - begin);
-  }
-}
-
 // Which of the two, and how.
 template <int kRows, typename W>
 void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups& groups, std::int64_t group,
               std::int64_t begin, std::int64_t end, float (*sums)[kOutputsPerTask]) {
-  if constexpr (std::is_same_v<W, Int4Weight>)
-    multiply_int4<kRows>(p, inputs, groups.begin(group), begin, end, sums);
-  else if constexpr (kRows == 1)
+  if constexpr (kRows == 1)
     multiply<kRows, 1, false, W>(p, inputs, groups, group, begin, end, sums);
   else if (!std::is_same_v<W, std::int8_t> || p.rows <= kMostRowsByStreams)
     multiply<kRows, kOutputsAtOnce, true, W>(p, inputs, groups, group, begin, end, sums);
@@ -140,14 +106,14 @@ void multiply(const LinearParams& p, const LinearInputs& inputs, const RowGroups
 
 template <typename W>
 void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin, std::int64_t end) {
-  alignas(64) float sums[kMostRowsAtOnce][kOutputsPerTask] = {};
+  alignas(64) float sums[kRowsAtOnce][kOutputsPerTask] = {};
   // For all groups but the first the weights come from the caches.
-  const auto groups = groups_of<W>(p.rows);
+  const RowGroups groups = {p.rows, kRowsAtOnce};
   const TaskOutputs outputs(p, inputs, begin, end - begin);
   for (std::int64_t group = 0; group < groups.count; ++group) {
     const std::int64_t first = groups.begin(group), last = groups.begin(group + 1);
     expect_outputs(p, first, last, begin, end);
-    with_rows<kMostRowsAtOnce>(
+    with_rows<kRowsAtOnce>(
         last - first, [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
     for (std::int64_t row = first; row < last; ++row) outputs.finish(row, sums[row - first]);
   }

@@ -22,11 +22,6 @@ constexpr std::int64_t padded(std::int64_t count) { return (count + 63) / 64 * 6
 // Of rows of x: two lines of floats, or one of 16-bit codes, more than they need, or rows of a power of two
 // would meet in the same lines of the cache.
 constexpr std::int64_t stride_of(std::int64_t in) { return padded(in) + 32; }
-// Of rows of 8-bit codes of x: whole steps of the products, and a line.
-constexpr std::int64_t int4_stride_of(std::int64_t in) {
-  constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
-  return (in + kInputs - 1) / kInputs * kInputs + 64;
-}
 
 // The rows of x as the products take them, and a worker's room to prepare one.
 struct LinearInputs {
@@ -35,8 +30,7 @@ struct LinearInputs {
   float* parameter = nullptr;  // of the layernorm, a row a worker
   RoundedRow rounded;          // beside int8 weights; the codes of all rows, beside panels a row a worker
   float* scale = nullptr;      // of its codes
-  Int4Inputs int4;             // beside 4-bit weights in rows
-  Int4PanelInputs nibbles;     // in panels
+  Int4PanelInputs nibbles;     // beside 4-bit weights
   FloatPanelInputs floats;     // beside panels of floats
   BytePanelInputs bytes;       // beside panels of codes
   char* panels = nullptr;  // beside weights in rows room for those that a task packs, a worker each; else for
@@ -44,14 +38,19 @@ struct LinearInputs {
 };
 
 inline bool goes_by_panels(const LinearParams& p) {
-  return goes_by_float_panels(p) || goes_by_byte_panels(p) || goes_by_int4_panels(p);
+  return goes_by_float_panels(p) || goes_by_byte_panels(p) || has_int4_codes(p.weight_format);
 }
 
-// Of panels that a task packs, from one worker's to the next one's: further apart than prefetchers look
-// ahead.
+// Of an output in panels that a task packs.
+inline std::int64_t packed_row_bytes(const LinearParams& p) {
+  if (goes_by_float_panels(p)) return p.in * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t codes = weight_row_bytes(p.weight_format, p.dtype, p.in);
+  return has_int4_codes(p.weight_format) ? codes + scale_row_bytes(p.weight_format, p.in) : codes;
+}
+
+// Of those panels, from one worker's to the next one's: further apart than prefetchers look ahead.
 inline std::int64_t packed_bytes(const LinearParams& p) {
-  const std::int64_t element = goes_by_float_panels(p) ? static_cast<std::int64_t>(sizeof(float)) : 1;
-  return panels_to_pack(p.in * element) * kPanelOutputs * p.in * element + 4096;
+  return panels_to_pack(packed_row_bytes(p)) * kPanelOutputs * packed_row_bytes(p) + 4096;
 }
 
 // Whether products take the rows of x as they are.
@@ -95,7 +94,7 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       inputs.floats.blocks = (p.in + kFloatPanelInputs - 1) / kFloatPanelInputs;
       cut(inputs.floats.values, p.rows * inputs.floats.blocks * kFloatPanelInputs);
     }
-    if (goes_by_int4_panels(p)) {
+    if (has_int4_codes(p.weight_format)) {
       const std::int64_t groups = p.in / kInt4Group;
       inputs.nibbles.groups = int4_panel_groups(p);
       inputs.nibbles.blocks = groups;
@@ -107,12 +106,6 @@ inline LinearInputs take_scratch(const LinearParams& p, int workers) {
       const std::int64_t workers_that_pack =
           lies_in_panels(p.weight_format) ? p.out_size % kPanelOutputs != 0 : worker_count(p.out_size);
       cut(inputs.panels, workers_that_pack * packed_bytes(p));
-    }
-    if (p.weight_format == WeightFormat::kInt4Groups) {
-      inputs.int4.stride = int4_stride_of(p.in);
-      cut(inputs.int4.codes, p.rows * inputs.int4.stride);
-      cut(inputs.int4.scale, p.rows * inputs.int4.stride / 8);
-      cut(inputs.int4.start, p.rows * inputs.int4.stride / 8);
     }
   };
   cut_all();
@@ -153,8 +146,7 @@ inline void prepare(const LinearParams& p, const LinearInputs& inputs, std::int6
   std::fill(x + p.in, x + inputs.stride, 0.0F);
   if (normalised) layer_norm(x, p, inputs.parameter + worker * inputs.stride);
   if (goes_by_float_panels(p)) inputs.floats.take(x, row);
-  if (goes_by_int4_panels(p)) inputs.nibbles.take(x, row);
-  if (p.weight_format == WeightFormat::kInt4Groups) round_groups(x, p.in, inputs.int4.from_row(row));
+  if (has_int4_codes(p.weight_format)) inputs.nibbles.take(x, row);
   if (!has_int8_codes(p.weight_format)) return;
   const bool as_bytes = goes_by_byte_panels(p);
   const std::int64_t blocks = activation_blocks(p.in);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cpu/linear_byte_panels.h"
 #include "kernels/cpu/linear_float_panels.h"
@@ -11,17 +12,14 @@
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
-// Rows that registers hold the sums of, integers and floats, beside one panel.
-constexpr int kMostInt4PanelRows = 12;
+// Rows that registers hold the sums of beside one panel: of integers, and where there are as many registers
+// again of floats.
+constexpr int kMostInt4PanelRows = kLanes == 16 ? 12 : 4;
 
-inline bool goes_by_int4_panels(const LinearParams& p) {
-  return kHasByteProducts && p.weight_format == WeightFormat::kInt4Panels;
-}
-
-// Whether they do by tiles (linear_int4_tiles.h). Fewer rows are faster by vectors.
+// Whether products go by tiles (linear_int4_tiles.h). Fewer rows are faster by vectors.
 constexpr int kLeastInt4TileRows = 9;
 inline bool goes_by_int4_tiles(const LinearParams& p) {
-  return kHasTiles && goes_by_int4_panels(p) && p.rows >= kLeastInt4TileRows;
+  return kHasTiles && has_int4_codes(p.weight_format) && p.rows >= kLeastInt4TileRows;
 }
 
 // As the products take them together.
@@ -63,67 +61,96 @@ struct Int4PanelInputs {
   }
 };
 
-// Where weights in panels lie; moves by weights, whole groups of them.
-struct Int4Panels {
-  const std::uint8_t* codes;
-  const Float16* scales;
+// Where weights lie, in panels or in rows; moves by weights, whole groups of them.
+template <typename Byte, typename Scale>
+struct Int4At {
+  Byte* codes;
+  Scale* scales;
 
-  Int4Panels operator+(std::int64_t weights) const {
-    return {codes + weights / 2, scales + weights / kInt4Group};
-  }
+  Int4At operator+(std::int64_t weights) const { return {codes + weights / 2, scales + weights / kInt4Group}; }
+  operator Int4At<const Byte, const Scale>() const { return {codes, scales}; }
 };
-
-#if defined(__AVX512VNNI__)
+using Int4Room = Int4At<std::uint8_t, Float16>;
+using Int4Weights = Int4At<const std::uint8_t, const Float16>;
 
 // As for floats (linear_float_panels.h); what lies at `fetched` as the codes do at `weight` is fetched. A
 // product is one chain of sums over its groups, whatever the number of rows and panels.
 template <int kRows, int kPanels, Fetch kFetch>
-[[gnu::noinline]] void add_panel_products(Int4Panels weight, std::int64_t apart, const char* fetched,
+[[gnu::noinline]] void add_panel_products(Int4Weights weight, std::int64_t apart, const char* fetched,
                                           Int4Group x, std::int64_t in, bool begins,
                                           const PanelSums<float>& sums) {
   constexpr std::int64_t kGroupWeights = kInt4Group * kPanelOutputs;
-  constexpr std::int64_t kVectorBytes = 64;
-  constexpr int kVectors = kGroupWeights / 2 / kVectorBytes;
-  Vec chains[kRows][kPanels];
+  constexpr std::int64_t kQuadBytes = kPanelOutputs * kQuadInputs;  // of all outputs
+  constexpr int kQuads = kInt4GroupBytes / kQuadInputs;
+  constexpr int kVectors = kPanels * kVectorsOfPanel;
+  const auto sum_at = [&](int row, int v) {
+    return sums.data + row * sums.row_stride + v / kVectorsOfPanel * sums.panel_stride +
+           v % kVectorsOfPanel * kLanes;
+  };
   const auto each = [](auto&& f) __attribute__((always_inline)) {
-    unrolled<kRows>([&](auto row) { unrolled<kPanels>([&](auto p) { f(row, p); }); });
+    unrolled<kRows>([&](auto row) { unrolled<kVectors>([&](auto v) { f(row, v); }); });
   };
-  const auto sum_at = [&](int row, int p) {
-    return sums.data + row * sums.row_stride + p * sums.panel_stride;
-  };
-  each([&](auto row, auto p) { chains[row][p] = begins ? zero() : load(sum_at(row, p)); });
+  Vec chains[kRows][kVectors];
+  each([&](auto row, auto v) { chains[row][v] = begins ? zero() : load(sum_at(row, v)); });
   for (std::int64_t i = 0; i < in; i += kInt4Group) {
-    CodeSum products[kRows][kPanels];
-    each([&](auto row, auto p) { products[row][p] = splat_sum(x.start[row]); });
-    unrolled<kVectors>([&](auto v) {
-      NibbleVec nibbles[kPanels];
-      unrolled<kPanels>([&](auto p) {
-        const std::int64_t at = p * apart / 2 + v * kVectorBytes;
+    GroupSum products[kRows][kVectors];
+    each([&](auto row, auto v) { products[row][v] = begin_group(x.start[row]); });
+    unrolled<kQuads>([&](auto quad) {
+      NibbleVec nibbles[kVectors];
+      unrolled<kVectors>([&](auto v) {
+        constexpr int kPanel = v / kVectorsOfPanel, kPart = v % kVectorsOfPanel;
+        const std::int64_t at = kPanel * apart / 2 + quad * kQuadBytes;
         // Beside a load: GCC 12 leaves out a call that does nothing but prefetch.
-        if constexpr (kFetch != Fetch::kNothing)
+        if constexpr (kFetch != Fetch::kNothing && kPart == 0)
           __builtin_prefetch(fetched + at, 0, kFetch == Fetch::kSoon ? 3 : 2);
-        nibbles[p] = load_nibbles(weight.codes + at);
+        nibbles[v] = load_nibbles(weight.codes + at + kPart * kLanes * kQuadInputs);
       });
       unrolled<kRows>([&](auto row) {
-        const std::int8_t* quad = x.codes + row * kInt4Group + v * kQuadInputs;
-        const ByteVec low = load_quad(quad), high = load_quad(quad + kInt4Group / 2);
-        unrolled<kPanels>([&](auto p) {
-          products[row][p] = byte_dot(byte_dot(products[row][p], nibbles[p].low, low), nibbles[p].high, high);
+        const std::int8_t* values = x.codes + row * kInt4Group + quad * kQuadInputs;
+        const ByteVec low = load_quad(values), high = load_quad(values + kInt4Group / 2);
+        unrolled<kVectors>([&](auto v) {
+          products[row][v] = group_dot(group_dot(products[row][v], nibbles[v].low, low), nibbles[v].high, high);
         });
       });
     });
-    Vec scales[kPanels];
-    unrolled<kPanels>([&](auto p) { scales[p] = load(weight.scales + p * apart / kInt4Group); });
-    each([&](auto row, auto p) {
-      chains[row][p] = fma(mul(to_floats(products[row][p]), splat(x.scale[row])), scales[p], chains[row][p]);
+    Vec scales[kVectors];
+    unrolled<kVectors>([&](auto v) {
+      scales[v] =
+          load(weight.scales + v / kVectorsOfPanel * apart / kInt4Group + v % kVectorsOfPanel * kLanes);
+    });
+    each([&](auto row, auto v) {
+      const Vec sum = mul(end_group(products[row][v], x.start[row]), splat(x.scale[row]));
+      chains[row][v] = fma(sum, scales[v], chains[row][v]);
     });
     weight = weight + kGroupWeights;
     if constexpr (kFetch != Fetch::kNothing) fetched += kGroupWeights / 2;
     x = {x.codes + kRows * kInt4Group, x.scale + kRows, x.start + kRows};
   }
-  each([&](auto row, auto p) { store(sum_at(row, p), chains[row][p]); });
+  each([&](auto row, auto v) { store(sum_at(row, v), chains[row][v]); });
 }
 
-#endif
+// `count` rows of a weight (kPanelOutputs at most) as a panel, which zeros fill up.
+inline void pack_rows(Int4Weights rows, std::int64_t in, std::int64_t count, Int4Room panel) {
+  constexpr std::int64_t kVectorBytes = kLanes * kQuadInputs;
+  const std::int64_t bytes = in / 2, whole = bytes / kVectorBytes * kVectorBytes;
+  const auto codes = [&](std::int64_t output, std::int64_t at) {
+    return rows.codes + std::min(output, count - 1) * bytes + at;
+  };
+  for (std::int64_t i = 0; i < whole; i += kVectorBytes)
+    for (std::int64_t first = 0; first < kPanelOutputs; first += kLanes) {
+      ByteVec block[kLanes];
+      for (int o = 0; o < kLanes; ++o) block[o] = load_bytes(codes(first + o, i));
+      transpose_quads(block);
+      for (int quad = 0; quad < kLanes; ++quad)
+        store(panel.codes + (i + quad * kQuadInputs) * kPanelOutputs + first * kQuadInputs, block[quad]);
+    }
+  for (std::int64_t i = whole; i < bytes; i += kQuadInputs)
+    for (std::int64_t o = 0; o < kPanelOutputs; ++o)
+      std::memcpy(panel.codes + i * kPanelOutputs + o * kQuadInputs, codes(o, i), kQuadInputs);
+  const std::int64_t groups = in / kInt4Group;
+  for (std::int64_t g = 0; g < groups; ++g)
+    for (std::int64_t o = 0; o < kPanelOutputs; ++o)
+      panel.scales[g * kPanelOutputs + o] = o < count ? rows.scales[o * groups + g] : Float16{};
+}
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

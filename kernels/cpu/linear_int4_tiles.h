@@ -67,7 +67,7 @@ template <int kRows>
 }
 
 // sums[row] = the products of all rows of x with `panels` panels.
-inline void sum_tiles(const Int4PanelInputs& x, std::int64_t in, Int4Panels weight, const char* fetched,
+inline void sum_tiles(const Int4PanelInputs& x, std::int64_t in, Int4Weights weight, const char* fetched,
                       std::int64_t panels, float (*sums)[kOutputsPerTask]) {
   const RowGroups& groups = x.groups;
   TileRegisters<kInt4Group> registers;
@@ -76,7 +76,7 @@ inline void sum_tiles(const Int4PanelInputs& x, std::int64_t in, Int4Panels weig
     for (std::int64_t first = 0; first < in; first += kUnpackedInputs) {
       const std::int64_t count = std::min(kUnpackedInputs, in - first);
       const std::int64_t from = panel * kPanelOutputs * in + first * kPanelOutputs;
-      const Int4Panels block = weight + from;
+      const Int4Weights block = weight + from;
       unpack_panel(block.codes, fetched + from / 2, count, unpacked);
       for (std::int64_t group = 0; group < groups.count; ++group) {
         const std::int64_t rows = groups.size(group);

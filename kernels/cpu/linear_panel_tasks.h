@@ -21,25 +21,28 @@ namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 constexpr std::int64_t kPanelsOfTask = kOutputsPerTask / kPanelOutputs;
 static_assert(panels_to_pack(1) <= kPanelsOfTask);
 
-// Packed weights are floats of some type, the codes of kInt8Panels: std::uint8_t, or Int4Panels.
+// Packed weights are floats of some type, the codes of kInt8Panels: std::uint8_t, or Int4Weights.
 template <typename W>
 constexpr bool kAreCodes = std::is_same_v<W, std::uint8_t>;
 template <typename W>
-constexpr bool kAreInt4 = std::is_same_v<W, Int4Panels>;
+constexpr bool kAreInt4 = std::is_same_v<W, Int4Weights>;
 template <typename W>
-using PanelsAt = std::conditional_t<kAreInt4<W>, Int4Panels, const W*>;
+using WeightsAt = std::conditional_t<kAreInt4<W>, Int4Weights, const W*>;
 template <typename W>
 using PanelSum = std::conditional_t<kAreCodes<W>, std::int32_t, float>;
 // What a task packs weights in rows to.
 template <typename W>
-using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t, float>;
+using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t,
+                                  std::conditional_t<kAreInt4<W>, Int4Weights, float>>;
 
 // Rows that wait for memory rather than compute read several streams. Most hardware follows them best alone,
 // two of codes and four of floats; Intel's leaves a core waiting, unless each is fetched a little ahead.
 constexpr std::int64_t kMostStreamRows = 2;
 constexpr int kMostStreams = 4;
 template <typename W, bool kFetched>
-constexpr int kPanelStreams = !kFetched && (kAreCodes<W> || kAreInt4<W>) ? 2 : kMostStreams;
+constexpr int kPanelStreams = (kAreCodes<W> && !kFetched) || (kAreInt4<W> && (!kFetched || kLanes < 16))
+                                 ? 2
+                                 : kMostStreams;
 constexpr std::int64_t kStreamAheadBytes = 3 << 10;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.
@@ -76,10 +79,10 @@ struct PanelTasks {
 
 // From output `begin` on.
 template <typename W>
-PanelsAt<W> panels_at(const LinearParams& p, std::int64_t begin) {
+WeightsAt<W> weights_at(const LinearParams& p, std::int64_t begin) {
   if constexpr (kAreInt4<W>)
-    return Int4Panels{static_cast<const std::uint8_t*>(p.weight),
-                      static_cast<const Float16*>(p.weight_scale)} +
+    return Int4Weights{static_cast<const std::uint8_t*>(p.weight),
+                       static_cast<const Float16*>(p.weight_scale)} +
            begin * p.in;
   else
     return static_cast<const W*>(p.weight) + begin * p.in;
@@ -90,7 +93,7 @@ template <typename W>
 const char* ahead_of(const W* weight, std::int64_t bytes) {
   return reinterpret_cast<const char*>(weight) + bytes;
 }
-inline const char* ahead_of(const Int4Panels& weight, std::int64_t bytes) {
+inline const char* ahead_of(const Int4Weights& weight, std::int64_t bytes) {
   return ahead_of(weight.codes, bytes);
 }
 
@@ -130,7 +133,7 @@ void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelT
   };
   with_rows<kMostStreamRows>(p.rows, [&](auto rows) {
     const auto add = [&](auto streams, std::int64_t first, std::int64_t i) {
-      const PanelsAt<W> weight = panels_at<W>(p, (tasks.begin(first, task) + i) * kPanelOutputs);
+      const WeightsAt<W> weight = weights_at<W>(p, (tasks.begin(first, task) + i) * kPanelOutputs);
       add_panel_products<rows, streams, kFetch>(
           weight, tasks.region * size, ahead_of(weight, kStreamAheadBytes), x, p.in, true,
           {sums[first][0] + i * kPanelOutputs, kOutputsPerTask, kApart});
@@ -149,7 +152,7 @@ void run_streams(const LinearParams& p, const LinearInputs& inputs, const PanelT
 
 // sums[row] = the products of all rows with `panels` panels.
 template <typename W, Fetch kFetch>
-void sum_panels(const LinearParams& p, const LinearInputs& inputs, PanelsAt<W> weight, const char* fetched,
+void sum_panels(const LinearParams& p, const LinearInputs& inputs, WeightsAt<W> weight, const char* fetched,
                 std::int64_t panels, PanelSum<W> (*sums)[kOutputsPerTask]) {
   if constexpr (kHasTiles && kAreCodes<W>)
     if (goes_by_tiles(p)) return sum_tiles(inputs.bytes, p.in, weight, fetched, panels, sums);
@@ -167,9 +170,10 @@ void sum_panels(const LinearParams& p, const LinearInputs& inputs, PanelsAt<W> w
   };
   constexpr std::integral_constant<int, 1> kOne;
   if (groups.count == 1) {
-    // Fewer rows do not pack weights.
     constexpr int kMost = kMostRowsOfPanel<W>;
-    constexpr int kLeast = kFetch == Fetch::kSoon ? 1 : std::min(kMostRowsUnpacked + 1, kMost);
+    // Fewer do not pack weights, but for 4-bit ones.
+    constexpr int kLeast =
+        kFetch == Fetch::kSoon || kAreInt4<W> ? 1 : std::min(kMostRowsUnpacked + 1, kMost);
     with_rows<kMost, kLeast>(p.rows, [&](auto rows) {
       for (std::int64_t panel = 0; panel < panels; ++panel) add(rows, kOne, 0, 0, panel);
     });
@@ -189,7 +193,7 @@ void sum_panels(const LinearParams& p, const LinearInputs& inputs, PanelsAt<W> w
 
 // All rows with `panels` panels at `weight`, the weights of `count` outputs from `begin` on.
 template <typename W, Fetch kFetch>
-void run_panels(const LinearParams& p, const LinearInputs& inputs, PanelsAt<W> weight, const char* fetched,
+void run_panels(const LinearParams& p, const LinearInputs& inputs, WeightsAt<W> weight, const char* fetched,
                 std::int64_t panels, std::int64_t begin, std::int64_t count) {
   alignas(64) PanelSum<W> sums[kMostRows][kOutputsPerTask];
   expect_outputs(p, 0, p.rows, begin, begin + count);
@@ -207,22 +211,29 @@ void widen(const Element* from, std::int64_t width, std::int64_t count, std::int
   }
 }
 
+// A worker's room for `weights` weights of type W.
+template <typename W>
+auto room_at(char* memory, std::int64_t weights) {
+  if constexpr (kAreInt4<W>)
+    return Int4Room{reinterpret_cast<std::uint8_t*>(memory),
+                    reinterpret_cast<Float16*>(memory + bytes_of<W>(weights))};
+  else
+    return reinterpret_cast<W*>(memory);
+}
+
 // The last panel, if it is less wide than the others, as wide as those.
 template <typename W>
-PanelsAt<W> widened_last_panel(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin) {
+WeightsAt<W> widened_last_panel(const LinearParams& p, const LinearInputs& inputs, std::int64_t begin) {
   const std::int64_t width = p.out_size - begin;
-  const PanelsAt<W> from = panels_at<W>(p, begin);
+  const WeightsAt<W> from = weights_at<W>(p, begin);
+  const auto to = room_at<W>(inputs.panels, kPanelOutputs * p.in);
   if constexpr (kAreInt4<W>) {
-    auto* codes = reinterpret_cast<std::uint8_t*>(inputs.panels);
-    auto* scales = reinterpret_cast<Float16*>(codes + bytes_of<W>(kPanelOutputs * p.in));
-    widen(from.codes, width, p.in / 2, kQuadInputs, codes);
-    widen(from.scales, width, p.in / kInt4Group, 1, scales);
-    return {codes, scales};
+    widen(from.codes, width, p.in / 2, kQuadInputs, to.codes);
+    widen(from.scales, width, p.in / kInt4Group, 1, to.scales);
   } else {
-    W* to = reinterpret_cast<W*>(inputs.panels);
     widen(from, width, p.in, kAreCodes<W> ? kQuadInputs : 1, to);
-    return to;
   }
+  return to;
 }
 
 template <typename W>
@@ -235,7 +246,7 @@ void multiply_by_packed_weights(const LinearParams& p, const LinearInputs& input
   const std::int64_t bytes = bytes_of<W>(p.out_size * p.in);
   const std::int64_t count = tasks.count + (rest ? 1 : 0);
   const int workers = worker_count(std::min(count, bytes / kBytesPerWorker));
-  const auto run = [&](PanelsAt<W> weight, std::int64_t panels, std::int64_t begin, std::int64_t outputs) {
+  const auto run = [&](WeightsAt<W> weight, std::int64_t panels, std::int64_t begin, std::int64_t outputs) {
     run_panels<W, Fetch::kSoon>(p, inputs, weight, ahead_of(weight, kAheadBytes), panels, begin, outputs);
   };
   parallel_tasks(count, workers, [&](std::int64_t task, std::int64_t, int) {
@@ -248,28 +259,26 @@ void multiply_by_packed_weights(const LinearParams& p, const LinearInputs& input
                      : run_streams<W, false>(p, inputs, tasks, task);
     const std::int64_t first = tasks.begin(0, task), panels = tasks.begin(0, task + 1) - first;
     const std::int64_t begin = first * kPanelOutputs;
-    run(panels_at<W>(p, begin), panels, begin, panels * kPanelOutputs);
+    run(weights_at<W>(p, begin), panels, begin, panels * kPanelOutputs);
   });
 }
 
 // Weights in rows, which each task packs for itself and fetches for the next.
 template <typename W>
 void multiply_by_weights_in_rows(const LinearParams& p, const LinearInputs& inputs) {
-  const std::int64_t row_bytes = p.in * static_cast<std::int64_t>(sizeof(Packed<W>));
-  const std::int64_t size = kPanelOutputs * p.in, together = panels_to_pack(row_bytes);
+  const std::int64_t size = kPanelOutputs * p.in, together = panels_to_pack(packed_row_bytes(p));
   const std::int64_t outputs = together * kPanelOutputs;
   const std::int64_t tasks = (p.out_size + outputs - 1) / outputs;
-  const W* weight = static_cast<const W*>(p.weight);
   parallel_tasks(tasks, worker_count(tasks), [&](std::int64_t task, std::int64_t next, int worker) {
     const std::int64_t begin = task * outputs, count = std::min(outputs, p.out_size - begin);
     const std::int64_t panels = (count + kPanelOutputs - 1) / kPanelOutputs;
-    auto* packed = reinterpret_cast<Packed<W>*>(inputs.panels + worker * packed_bytes(p));
+    const auto packed = room_at<Packed<W>>(inputs.panels + worker * packed_bytes(p), panels * size);
     for (std::int64_t i = 0; i < panels; ++i) {
       const std::int64_t output = begin + i * kPanelOutputs;
-      pack_rows(weight + output * p.in, p.in, std::min(kPanelOutputs, p.out_size - output),
+      pack_rows(weights_at<W>(p, output), p.in, std::min(kPanelOutputs, p.out_size - output),
                 packed + i * size);
     }
-    run_panels<Packed<W>, Fetch::kLater>(p, inputs, packed, ahead_of(weight + next * outputs * p.in, 0),
+    run_panels<Packed<W>, Fetch::kLater>(p, inputs, packed, ahead_of(weights_at<W>(p, next * outputs), 0),
                                          panels, begin, count);
   });
 }
@@ -286,11 +295,16 @@ inline void multiply_by_float_panels(const LinearParams& p, const LinearInputs& 
   });
 }
 
+inline void multiply_by_int4_panels(const LinearParams& p, const LinearInputs& inputs) {
+  if (lies_in_panels(p.weight_format))
+    multiply_by_packed_weights<Int4Weights>(p, inputs);
+  else
+    multiply_by_weights_in_rows<Int4Weights>(p, inputs);
+}
+
 #if defined(__AVX512VNNI__)
-inline void multiply_by_code_panels(const LinearParams& p, const LinearInputs& inputs) {
-  if (has_int4_codes(p.weight_format))
-    multiply_by_packed_weights<Int4Panels>(p, inputs);
-  else if (lies_in_panels(p.weight_format))
+inline void multiply_by_byte_panels(const LinearParams& p, const LinearInputs& inputs) {
+  if (lies_in_panels(p.weight_format))
     multiply_by_packed_weights<std::uint8_t>(p, inputs);
   else
     multiply_by_weights_in_rows<std::int8_t>(p, inputs);

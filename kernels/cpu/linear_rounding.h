@@ -86,27 +86,4 @@ inline float round_group(const float* x, std::int8_t* codes) {
   return absmax / kInt4ActivationLevels;
 }
 
-// A row for Int4Inputs.
-inline void round_groups(const float* x, std::int64_t in, const Int4Inputs& out) {
-  std::fill_n(out.codes, out.stride, std::int8_t{0});
-  std::fill_n(out.scale, out.stride / 8, 0.0F);
-  for (std::int64_t i = 0; i < in; i += kInt4Group) {
-    alignas(64) std::int8_t codes[kInt4Group];
-    const float scale = round_group(x + i, codes);
-    std::memcpy(out.codes + nibble_position(i), codes, 16);
-    std::memcpy(out.codes + nibble_position(i + 16), codes + 16, 16);
-    std::fill_n(out.scale + i / 8, 4, scale);
-  }
-  constexpr std::int64_t kInputs = kNibbleGroups * kInt4Group;
-  alignas(64) std::uint8_t eights[kInputs / 2];
-  alignas(64) std::int32_t zeros[kLanes] = {};
-  alignas(64) float sums[kLanes];
-  std::memset(eights, 0x88, sizeof(eights));
-  for (std::int64_t i = 0; i + kInputs <= out.stride; i += kInputs) {
-    store(sums, nibble_dot(load_nibbles(eights), out.codes + i, zeros));
-    for (int lane = 0; lane < kLanes; ++lane)
-      out.start[i / 8 + lane] = -static_cast<std::int32_t>(sums[lane]);
-  }
-}
-
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

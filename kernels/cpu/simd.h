@@ -7,16 +7,15 @@
 //   clamp to +-127, narrow to int8), IntVec with int_zero, int_dot (acc + q * row over kIntLanes products),
 //   sum_rows8 and reduce_add, pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled;
 //   CodeVec, kCodeLanes 8-bit codes widened by load_codes, and CodeSum with code_zero, code_dot (acc + codes
-//   * 16-bit values), add and sum_rows8. Of kInt4Groups weights (weight_format.h) NibbleVec, the codes (plus
-//   8) of kNibbleGroups groups, with load_nibbles, nibble_dot (four lanes a group, whose sum, begun with
-//   `start`, is the group's product with 8-bit values that lie as nibble_position says) and group_scales
-//   (four lanes a group).
+//   * 16-bit values), add and sum_rows8; ByteVec, four bytes a lane, with load_quad (four bytes in all
+//   lanes); NibbleVec, the halves of as many bytes, with load_nibbles; and of a group of 4-bit weights
+//   (weight_format.h) GroupSum, with begin_group, group_dot (acc + the four products of each lane) and
+//   end_group (to floats), of which one adds `start`.
 //
-// With AVX-512 VNNI also ByteVec, 64 codes, with load_bytes, store_packed (each plus 128), store_less_eight,
-// load_quad (four bytes in all lanes), byte_dot (acc + sums of four products, unsigned by signed),
-// transpose_quads, splat_sum, shifted (sums * 2^n), to_floats, load_sum, load (to floats) and store; and for
-// weighted sums of four rows at once quantize (to integers of 16 bits, the high and the low ones apart),
-// interleave_rows and store_scaled.
+// With AVX-512 VNNI also load_bytes (64 codes), store_packed (each plus 128), store_less_eight, byte_dot (acc +
+// sums of four products, unsigned by signed), transpose_quads, splat_sum, shifted (sums * 2^n), load_sum, load
+// (to floats) and store; and for weighted sums of four rows at once quantize (to integers of 16 bits, the high
+// and the low ones apart), interleave_rows and store_scaled.
 //
 // Only kLanes-independent code lives here.
 #pragma once
@@ -32,13 +31,6 @@
 #endif
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
-
-// Where nibble_dot expects the value of an input: the low halves of all bytes come before the high ones.
-constexpr std::int64_t nibble_position(std::int64_t input) {
-  constexpr std::int64_t kInputs = kNibbleGroups * 32;
-  const std::int64_t group = input % kInputs / 32, half = input % 32 / 16;
-  return input / kInputs * kInputs + (half * kNibbleGroups + group) * 16 + input % 16;
-}
 
 // e^x for x <= 0, to 2 units in the last place; 0 below -87.3 (where float32 would leave its normal range);
 // NaN stays. Range reduction and the degree-5 polynomial are those of Cephes expf.

@@ -92,9 +92,24 @@ inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
 }
 inline CodeSum add(CodeSum a, CodeSum b) { return a + b; }
 
-constexpr int kNibbleGroups = 2;
+// Bytes: 32 of them, or four values again and again.
+using ByteVec = __m256i;
+inline ByteVec load_bytes(const std::uint8_t* codes) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+}
+inline void store(std::uint8_t* codes, ByteVec bytes) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), bytes);
+}
+// rows[i] becomes bytes 4 i to 4 i + 3 of each of the rows.
+inline void transpose_quads(ByteVec (&rows)[8]) {
+  Vec lanes[8];
+  for (int i = 0; i < 8; ++i) lanes[i] = _mm256_castsi256_ps(rows[i]);
+  transpose(lanes);
+  for (int i = 0; i < 8; ++i) rows[i] = _mm256_castps_si256(lanes[i]);
+}
+
 struct NibbleVec {
-  __m256i low, high;
+  ByteVec low, high;
 };
 
 inline NibbleVec load_nibbles(const std::uint8_t* codes) {
@@ -102,17 +117,16 @@ inline NibbleVec load_nibbles(const std::uint8_t* codes) {
   const __m256i low = _mm256_set1_epi8(15);
   return {_mm256_and_si256(packed, low), _mm256_and_si256(_mm256_srli_epi16(packed, 4), low)};
 }
-inline Vec nibble_dot(const NibbleVec& codes, const std::int8_t* x, const std::int32_t* start) {
-  const __m256i* values = reinterpret_cast<const __m256i*>(x);
-  // Four products of at most 15 * 127 fit 16 bits.
-  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(codes.low, _mm256_loadu_si256(values)),
-                                         _mm256_maddubs_epi16(codes.high, _mm256_loadu_si256(values + 1)));
-  return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)),
-                                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(start))));
+inline ByteVec load_quad(const std::int8_t* values) { return _mm256_set1_epi32(bits_of_quad(values)); }
+// Sixteen products of at most 15 * 127 fit 16 bits.
+using GroupSum = __v16hi;
+inline GroupSum begin_group(std::int32_t /*start*/) { return GroupSum{}; }
+inline GroupSum group_dot(GroupSum acc, ByteVec codes, ByteVec values) {
+  return acc + GroupSum(_mm256_maddubs_epi16(codes, values));
 }
-inline Vec group_scales(const Float16* scales) {
-  const __m128 two = _mm_cvtph_ps(_mm_loadu_si32(scales));
-  return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(two), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+inline Vec end_group(GroupSum sum, std::int32_t start) {
+  const __m256i pairs = _mm256_madd_epi16(__m256i(sum), _mm256_set1_epi16(1));
+  return _mm256_cvtepi32_ps(_mm256_add_epi32(pairs, _mm256_set1_epi32(start)));
 }
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

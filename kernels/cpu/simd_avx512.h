@@ -4,7 +4,6 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu/simd_avx_common.h"
 #include "kernels/half.h"
@@ -135,12 +134,19 @@ inline void sum_rows8(const CodeSum (&rows)[8], float* out) {
   _mm256_storeu_ps(out, _mm256_cvtepi32_ps(eight));
 }
 
-#if defined(__AVX512VNNI__)
-// Bytes: 64 codes, or four unsigned values again and again.
+// Bytes: 64 of them, or four values again and again.
 using ByteVec = __m512i;
 
-inline ByteVec load_bytes(const std::int8_t* codes) { return _mm512_loadu_si512(codes); }
+template <typename Byte>
+ByteVec load_quad(const Byte* values) {
+  return _mm512_set1_epi32(bits_of_quad(values));
+}
+
 inline ByteVec load_bytes(const std::uint8_t* codes) { return _mm512_loadu_si512(codes); }
+inline void store(std::uint8_t* codes, ByteVec bytes) { _mm512_storeu_si512(codes, bytes); }
+
+#if defined(__AVX512VNNI__)
+inline ByteVec load_bytes(const std::int8_t* codes) { return _mm512_loadu_si512(codes); }
 // The first `count` (64 at most), then zeros.
 inline ByteVec load_bytes(const std::int8_t* codes, std::int64_t count) {
   return _mm512_maskz_loadu_epi8(count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1, codes);
@@ -148,12 +154,6 @@ inline ByteVec load_bytes(const std::int8_t* codes, std::int64_t count) {
 // Each code plus kPackedZero.
 inline void store_packed(std::uint8_t* codes, ByteVec bytes) {
   _mm512_storeu_si512(codes, _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(0x80))));
-}
-template <typename Byte>
-ByteVec load_quad(const Byte* values) {
-  std::int32_t four;
-  std::memcpy(&four, values, sizeof(four));
-  return _mm512_set1_epi32(four);
 }
 // Adds four products to each lane.
 inline CodeSum byte_dot(CodeSum acc, ByteVec values, ByteVec codes) {
@@ -196,14 +196,12 @@ inline Vec load(const std::int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_
 inline void store_less_eight(std::int8_t* codes, ByteVec bytes) {
   _mm512_storeu_si512(codes, _mm512_sub_epi8(bytes, _mm512_set1_epi8(8)));
 }
-inline Vec to_floats(CodeSum sum) { return _mm512_cvtepi32_ps(__m512i(sum)); }
 inline CodeSum load_sum(const std::int32_t* p) { return CodeSum(_mm512_loadu_si512(p)); }
 inline void store(std::int32_t* p, CodeSum sum) { _mm512_storeu_si512(p, __m512i(sum)); }
 #endif
 
-constexpr int kNibbleGroups = 4;
 struct NibbleVec {
-  __m512i low, high;
+  ByteVec low, high;
 };
 
 inline NibbleVec load_nibbles(const std::uint8_t* codes) {
@@ -211,23 +209,24 @@ inline NibbleVec load_nibbles(const std::uint8_t* codes) {
   const __m512i low = _mm512_set1_epi8(15);
   return {_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16(packed, 4), low)};
 }
-inline Vec nibble_dot(const NibbleVec& codes, const std::int8_t* x, const std::int32_t* start) {
-  const __m512i low = _mm512_loadu_si512(x), high = _mm512_loadu_si512(x + 64);
-  __m512i sum = _mm512_loadu_si512(start);
 #if defined(__AVX512VNNI__)
-  sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, codes.low, low), codes.high, high);
+using GroupSum = CodeSum;
+inline GroupSum begin_group(std::int32_t start) { return splat_sum(start); }
+inline GroupSum group_dot(GroupSum acc, ByteVec codes, ByteVec values) {
+  return byte_dot(acc, codes, values);
+}
+inline Vec end_group(GroupSum sum, std::int32_t /*start*/) { return _mm512_cvtepi32_ps(__m512i(sum)); }
 #else
-  // Four products of at most 15 * 127 fit 16 bits.
-  const __m512i pairs =
-      _mm512_add_epi16(_mm512_maddubs_epi16(codes.low, low), _mm512_maddubs_epi16(codes.high, high));
-  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+// Sixteen products of at most 15 * 127 fit 16 bits.
+using GroupSum = __v32hi;
+inline GroupSum begin_group(std::int32_t /*start*/) { return GroupSum{}; }
+inline GroupSum group_dot(GroupSum acc, ByteVec codes, ByteVec values) {
+  return acc + GroupSum(_mm512_maddubs_epi16(codes, values));
+}
+inline Vec end_group(GroupSum sum, std::int32_t start) {
+  const __m512i pairs = _mm512_madd_epi16(__m512i(sum), _mm512_set1_epi16(1));
+  return _mm512_cvtepi32_ps(_mm512_add_epi32(pairs, _mm512_set1_epi32(start)));
+}
 #endif
-  return _mm512_cvtepi32_ps(sum);
-}
-inline Vec group_scales(const Float16* scales) {
-  const __m128 four = _mm_cvtph_ps(_mm_loadu_si64(scales));
-  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(four));
-}
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

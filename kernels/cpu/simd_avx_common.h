@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE {
 
@@ -67,6 +68,14 @@ inline void sum_rows8(const IntVec (&rows)[8], float* out) {
   const __m256i cd = _mm256_hadd_epi32(add_neighbours(4), add_neighbours(6));
   _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(ab, cd, 0x20),
                                                             _mm256_permute2x128_si256(ab, cd, 0x31))));
+}
+
+// Four bytes.
+template <typename Byte>
+std::int32_t bits_of_quad(const Byte* values) {
+  std::int32_t four;
+  std::memcpy(&four, values, sizeof(four));
+  return four;
 }
 
 // Weighted sums of 8-bit rows: acc[j] holds kPairChannels channels; weights are 16-bit pairs, one of each

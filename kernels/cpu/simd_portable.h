@@ -2,8 +2,10 @@
 // instruction set. Included through simd.h.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "kernels/half.h"
@@ -146,23 +148,54 @@ inline CodeSum add(CodeSum a, const CodeSum& b) {
   return a;
 }
 
-constexpr int kNibbleGroups = 2;
+// Bytes: four for each lane, or four values again and again.
+struct ByteVec {
+  std::int8_t byte[4 * kLanes];
+};
+inline ByteVec load_bytes(const std::uint8_t* codes) {
+  ByteVec out;
+  std::memcpy(out.byte, codes, sizeof(out.byte));
+  return out;
+}
+inline void store(std::uint8_t* codes, const ByteVec& bytes) {
+  std::memcpy(codes, bytes.byte, sizeof(bytes.byte));
+}
+// rows[i] becomes bytes 4 i to 4 i + 3 of each of the rows.
+inline void transpose_quads(ByteVec (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < i; ++j)
+      std::swap_ranges(rows[i].byte + 4 * j, rows[i].byte + 4 * j + 4, rows[j].byte + 4 * i);
+}
+
 struct NibbleVec {
-  const std::uint8_t* codes;
+  ByteVec low, high;
 };
 
-inline NibbleVec load_nibbles(const std::uint8_t* codes) { return {codes}; }
-inline Vec nibble_dot(const NibbleVec& codes, const std::int8_t* x, const std::int32_t* start) {
-  std::int32_t sums[kLanes];
-  for (int i = 0; i < kLanes; ++i) sums[i] = start[i];
-  for (int i = 0; i < 32; ++i) {
-    sums[i / 4] += (codes.codes[i] & 15) * x[i];
-    sums[i / 4] += (codes.codes[i] >> 4) * x[32 + i];
+inline NibbleVec load_nibbles(const std::uint8_t* codes) {
+  NibbleVec out;
+  for (int i = 0; i < 4 * kLanes; ++i) {
+    out.low.byte[i] = static_cast<std::int8_t>(codes[i] & 15);
+    out.high.byte[i] = static_cast<std::int8_t>(codes[i] >> 4);
   }
-  return map_lanes([&](int i) { return static_cast<float>(sums[i]); });
+  return out;
 }
-inline Vec group_scales(const Float16* scales) {
-  return map_lanes([=](int i) { return to_float(scales[i / 4]); });
+inline ByteVec load_quad(const std::int8_t* values) {
+  ByteVec out;
+  for (int i = 0; i < 4 * kLanes; ++i) out.byte[i] = values[i % 4];
+  return out;
+}
+using GroupSum = IntVec;
+inline GroupSum begin_group(std::int32_t start) {
+  GroupSum sum;
+  for (std::int32_t& lane : sum.lane) lane = start;
+  return sum;
+}
+inline GroupSum group_dot(GroupSum acc, const ByteVec& codes, const ByteVec& values) {
+  for (int i = 0; i < 4 * kLanes; ++i) acc.lane[i / 4] += codes.byte[i] * values.byte[i];
+  return acc;
+}
+inline Vec end_group(const GroupSum& sum, std::int32_t /*start*/) {
+  return map_lanes([&](int i) { return static_cast<float>(sum.lane[i]); });
 }
 
 // Weighted sums of 8-bit rows: acc[j] holds kPairChannels channels; weights are 16-bit pairs, one of each

@@ -255,6 +255,28 @@ TEST_P(Linear, PackedCodesGiveTheBitsOfCodesInRows) {
         }
 }
 
+// A task packs rows as the panels lie, and either way a product is the same chain of sums.
+TEST_P(Linear, PackedInt4GivesTheBitsOfInt4InRows) {
+  for (const std::int64_t in : {32, 96, 800, 3104})
+    for (const std::int64_t out_size : {9, 90, 573})
+      for (const std::int64_t rows : {1, 2, 7, 13, 71}) {
+        const LinearCase c = {.dtype = DType::kFloat32,
+                              .rows = rows,
+                              .in = in,
+                              .out_size = out_size,
+                              .weight_format = WeightFormat::kInt4Groups};
+        LinearTensors want(c), got(c);
+        got.params.weight_format = WeightFormat::kInt4Panels;
+        cpu::pack_weight(got.weight.data(),
+                         {.panels = WeightFormat::kInt4Panels, .out_size = out_size, .in = in});
+        cpu::pack_weight(got.weight_scale.data(),
+                         {.dtype = DType::kFloat16, .out_size = out_size, .in = in / kInt4Group});
+        for (LinearTensors* t : {&want, &got}) cpu::linear(t->params);
+        SCOPED_TRACE(describe(c));
+        for (std::int64_t i = 0; i < want.out.size(); ++i) ASSERT_EQ(got.out[i], want.out[i]) << i;
+      }
+}
+
 TEST_P(Linear, StreamsFetchedAheadOrNot) {
   for (const WeightFormat format : kPanelFormats)
     for (const std::int64_t rows : {1, 2})

@@ -27,9 +27,11 @@ Gpt2Weights wide_weights(const ModelConfig& config = kModel) {
 class PackedWeights : public Sequences {};
 
 TEST_P(PackedWeights, GiveTheLogitsOfWeightsInRows) {
-  const bool packs_them = strategy().weight_dtype == WeightDtype::kModel || ops::cpu_multiplies_bytes();
+  const WeightDtype dtype = strategy().weight_dtype;
+  const bool packs_them = dtype != WeightDtype::kInt8 || ops::cpu_multiplies_bytes();
   const Gpt2 other = packed(prepare_weights(wide_weights(), strategy(), {}, random_row(512)[0]).weights);
   ASSERT_EQ(other.weights().packed, packs_them);
+  ASSERT_EQ(other.weights().packed_tokens, dtype == WeightDtype::kModel || ops::cpu_multiplies_bytes());
   if (strategy().q_alignment == QAlignment::kFit || !packs_them) return;  // drawn anew, not packed
   const double allowed = (is_int8() ? 2e-2 : 0.0) + rounding_of_products();
   const std::vector<at::Tensor> rows = {random_row(1), random_row(47), random_row(30), random_row(13)};
@@ -89,17 +91,17 @@ TEST(PackedModels, ShareTheMemoryThatTheirVersionsShare) {
 
 TEST(PackedModels, UnpackToWhatTheyWere) {
   for (const WeightDtype dtype : {WeightDtype::kModel, WeightDtype::kInt8, WeightDtype::kInt4}) {
-    const bool codes = dtype != WeightDtype::kModel;
-    if (codes && !ops::cpu_multiplies_bytes()) continue;
+    if (dtype == WeightDtype::kInt8 && !ops::cpu_multiplies_bytes()) continue;
     const auto draw = [&] {
       Gpt2Weights weights = wide_weights(dtype == WeightDtype::kInt4 ? kOfGroups : kModel);
-      return codes ? with_quantized_linears(std::move(weights), dtype) : weights;
+      return dtype == WeightDtype::kModel ? weights : with_quantized_linears(std::move(weights), dtype);
     };
     Gpt2Weights weights = draw(), own = draw();
     pack_weights(std::vector{&weights});
-    EXPECT_FALSE(at::equal(weights.token_embedding, own.token_embedding));
+    EXPECT_FALSE(at::equal(weights.layers[0].qkv_weight, own.layers[0].qkv_weight));
+    EXPECT_NE(at::equal(weights.token_embedding, own.token_embedding), weights.packed_tokens);
     unpack_weights(weights);
-    EXPECT_FALSE(weights.packed);
+    EXPECT_FALSE(weights.packed || weights.packed_tokens);
     const std::vector<NamedTensor> got = weights.tensors(), want = own.tensors();
     for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::equal(*got[i].tensor, *want[i].tensor));
   }
@@ -127,8 +129,7 @@ TEST(PackedModels, OnlyOfWeightsThatTheKernelsHave) {
   EXPECT_FALSE(suits_packing(random_weights(kModel, at::kDouble, 7)));
   EXPECT_EQ(suits_packing(with_quantized_linears(wide_weights(), WeightDtype::kInt8)),
             ops::cpu_multiplies_bytes());
-  EXPECT_EQ(suits_packing(with_quantized_linears(wide_weights(kOfGroups), WeightDtype::kInt4)),
-            ops::cpu_multiplies_bytes());
+  EXPECT_TRUE(suits_packing(with_quantized_linears(wide_weights(kOfGroups), WeightDtype::kInt4)));
 }
 
 TEST(PackedModels, RefuseTokensOutsideTheVocabulary) {
