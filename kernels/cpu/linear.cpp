@@ -22,7 +22,7 @@ namespace {
 constexpr std::int64_t kMostStretchBytes = 64 << 10;
 
 // The one row of x with two stretches of outputs, `most` at most, from begins[0] and begins[1] on.
-template <typename W>
+template <typename W, bool kFetched>
 void run_pair(const LinearParams& p, const LinearInputs& inputs, const std::int64_t (&begins)[2],
               std::int64_t most) {
   const W* weight = static_cast<const W*>(p.weight);
@@ -33,7 +33,8 @@ void run_pair(const LinearParams& p, const LinearInputs& inputs, const std::int6
   std::int64_t done = 0;
   for (; done + kPair <= std::min(counts[0], counts[1]); done += kPair) {
     float tile[2][kPair];
-    paired_products({weight + (begins[0] + done) * p.in, weight + (begins[1] + done) * p.in}, x, p.in, tile);
+    paired_products<kFetched>({weight + (begins[0] + done) * p.in, weight + (begins[1] + done) * p.in}, x,
+                              p.in, tile);
     for (int s = 0; s < 2; ++s) std::copy_n(tile[s], kPair, sums[s] + done);
   }
   for (int s = 0; s < 2; ++s) {
@@ -71,14 +72,17 @@ void multiply_all(const LinearParams& p) {
       weight_row_bytes(p.weight_format, p.dtype, p.in) + scale_row_bytes(p.weight_format, p.in);
   with_cache_type(p.weight_format == WeightFormat::kInt8Rows ? DType::kInt8 : p.dtype, [&](auto element) {
     using W = decltype(element);
-    const bool pairs = reads_pairs<W>(p);
+    const bool pairs = reads_pairs<W>(p), fetched = is_intel();
     const std::int64_t stretch = outputs_per_task(p, row_bytes, pairs);
     const std::int64_t outputs = pairs ? 2 * stretch : stretch;  // a task
     const std::int64_t tasks = (p.out_size + outputs - 1) / outputs;
     const int workers = worker_count(std::min(tasks, p.out_size * row_bytes / kBytesPerWorker));
     parallel_tasks(tasks, workers, [&](std::int64_t task, std::int64_t, int) {
       const std::int64_t begin = task * stretch;
-      if (pairs) return run_pair<W>(p, inputs, {begin, begin + tasks * stretch}, stretch);
+      if (pairs) {
+        const auto run = fetched ? run_pair<W, true> : run_pair<W, false>;
+        return run(p, inputs, {begin, begin + tasks * stretch}, stretch);
+      }
       const std::int64_t end = std::min(begin + stretch, p.out_size);
       run_task<W>(p, inputs, begin, end);
     });

@@ -36,14 +36,14 @@ using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t,
                                   std::conditional_t<kAreInt4<W>, Int4Weights, float>>;
 
 // Rows that wait for memory rather than compute read several streams. Most hardware follows them best alone,
-// two of codes and four of floats; Intel's leaves a core waiting, unless each is fetched a little ahead.
+// two of codes and four of floats; Intel's leaves a core waiting, unless each is fetched a little ahead
+// (kStreamAheadBytes).
 constexpr std::int64_t kMostStreamRows = 2;
 constexpr int kMostStreams = 4;
 template <typename W, bool kFetched>
 constexpr int kPanelStreams = (kAreCodes<W> && !kFetched) || (kAreInt4<W> && (!kFetched || kLanes < 16))
                                  ? 2
                                  : kMostStreams;
-constexpr std::int64_t kStreamAheadBytes = 3 << 10;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.
 template <typename W>

@@ -122,7 +122,10 @@ inline ByteVec load_quad(const std::int8_t* values) { return _mm256_set1_epi32(b
 using GroupSum = __v16hi;
 inline GroupSum begin_group(std::int32_t /*start*/) { return GroupSum{}; }
 inline GroupSum group_dot(GroupSum acc, ByteVec codes, ByteVec values) {
-  return acc + GroupSum(_mm256_maddubs_epi16(codes, values));
+  acc += GroupSum(_mm256_maddubs_epi16(codes, values));
+  // Else GCC 12 takes all products of a group, for which there are no registers, before it adds them up.
+  asm("" : "+x"(acc));
+  return acc;
 }
 inline Vec end_group(GroupSum sum, std::int32_t start) {
   const __m256i pairs = _mm256_madd_epi16(__m256i(sum), _mm256_set1_epi16(1));

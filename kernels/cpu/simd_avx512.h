@@ -221,7 +221,10 @@ inline Vec end_group(GroupSum sum, std::int32_t /*start*/) { return _mm512_cvtep
 using GroupSum = __v32hi;
 inline GroupSum begin_group(std::int32_t /*start*/) { return GroupSum{}; }
 inline GroupSum group_dot(GroupSum acc, ByteVec codes, ByteVec values) {
-  return acc + GroupSum(_mm512_maddubs_epi16(codes, values));
+  acc += GroupSum(_mm512_maddubs_epi16(codes, values));
+  // Else GCC 12 takes all products of a group, for which there are no registers, before it adds them up.
+  asm("" : "+v"(acc));
+  return acc;
 }
 inline Vec end_group(GroupSum sum, std::int32_t start) {
   const __m512i pairs = _mm512_madd_epi16(__m512i(sum), _mm512_set1_epi16(1));

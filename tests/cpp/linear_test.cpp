@@ -278,7 +278,7 @@ TEST_P(Linear, PackedInt4GivesTheBitsOfInt4InRows) {
 }
 
 TEST_P(Linear, StreamsFetchedAheadOrNot) {
-  for (const WeightFormat format : kPanelFormats)
+  for (const WeightFormat format : kFormats)
     for (const std::int64_t rows : {1, 2})
       for (const std::int64_t out_size : {560, 573, 1100}) {
         const LinearCase c = {
