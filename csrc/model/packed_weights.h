@@ -16,8 +16,8 @@ bool packs(at::ScalarType dtype, at::Device device);
 // Whether pack_weights does anything: linears that are packed and still lie in rows.
 bool suits_packing(const Gpt2Weights& weights);
 
-// Packs the linears and the token embedding (the panels of WeightFormat) of all models that suit it, each that
-// is packed, in their own memory, which several of the models may share, and which nothing else may use.
+// Packs the linears and the token embedding (the panels of WeightFormat) of all models that suit it, each
+// that is packed, in their own memory, which several of the models may share, and which nothing else may use.
 void pack_weights(std::span<Gpt2Weights* const> models);
 
 // Packed weights in rows again, in memory of their own.

@@ -64,26 +64,25 @@ std::vector<CacheView> cache_views(const KvCache& cache, const Gpt2Weights& weig
 DecodeStepParams step_params(const Gpt2Weights& weights, const KvCache& cache,
                              const std::vector<Gpt2LayerPointers>& layers,
                              const std::vector<CacheView>& caches) {
-  return {
-      .token_embedding = pointer_of(weights.token_embedding),
-      .token_embedding_scale = static_cast<const float*>(pointer_of(weights.token_embedding_scale)),
-      .position_embedding = pointer_of(weights.position_embedding),
-      .layers = layers,
-      .ln_f_weight = pointer_of(weights.ln_f_weight),
-      .ln_f_bias = pointer_of(weights.ln_f_bias),
-      .caches = caches,
-      .cache_seqlens = cache.cache_seqlens().mutable_data_ptr<std::int32_t>(),
-      .dtype = ops::to_dtype(weights.dtype()).value(),
-      .layer_format = weight_format(weights.weight_dtype(), weights.packed),
-      .token_format =
-          weight_format(weights.token_embedding_scale.defined() ? WeightDtype::kInt8 : WeightDtype::kModel,
-                        weights.packed_tokens),
-      .gelu_tanh = weights.gelu_tanh,
-      .batch = cache.batch(),
-      .n_embd = weights.config.n_embd,
-      .n_head = weights.config.n_head,
-      .vocab_size = weights.config.vocab_size,
-      .block_size = weights.config.block_size};
+  const WeightDtype tokens =
+      weights.token_embedding_scale.defined() ? WeightDtype::kInt8 : WeightDtype::kModel;
+  return {.token_embedding = pointer_of(weights.token_embedding),
+          .token_embedding_scale = static_cast<const float*>(pointer_of(weights.token_embedding_scale)),
+          .position_embedding = pointer_of(weights.position_embedding),
+          .layers = layers,
+          .ln_f_weight = pointer_of(weights.ln_f_weight),
+          .ln_f_bias = pointer_of(weights.ln_f_bias),
+          .caches = caches,
+          .cache_seqlens = cache.cache_seqlens().mutable_data_ptr<std::int32_t>(),
+          .dtype = ops::to_dtype(weights.dtype()).value(),
+          .layer_format = weight_format(weights.weight_dtype(), weights.packed),
+          .token_format = weight_format(tokens, weights.packed_tokens),
+          .gelu_tanh = weights.gelu_tanh,
+          .batch = cache.batch(),
+          .n_embd = weights.config.n_embd,
+          .n_head = weights.config.n_head,
+          .vocab_size = weights.config.vocab_size,
+          .block_size = weights.config.block_size};
 }
 
 }  // namespace kvfuse

@@ -113,8 +113,8 @@ void run_task(const LinearParams& p, const LinearInputs& inputs, std::int64_t be
   for (std::int64_t group = 0; group < groups.count; ++group) {
     const std::int64_t first = groups.begin(group), last = groups.begin(group + 1);
     expect_outputs(p, first, last, begin, end);
-    with_rows<kRowsAtOnce>(
-        last - first, [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
+    with_rows<kRowsAtOnce>(last - first,
+                           [&](auto rows) { multiply<rows, W>(p, inputs, groups, group, begin, end, sums); });
     for (std::int64_t row = first; row < last; ++row) outputs.finish(row, sums[row - first]);
   }
 }

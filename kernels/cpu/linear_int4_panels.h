@@ -67,7 +67,9 @@ struct Int4At {
   Byte* codes;
   Scale* scales;
 
-  Int4At operator+(std::int64_t weights) const { return {codes + weights / 2, scales + weights / kInt4Group}; }
+  Int4At operator+(std::int64_t weights) const {
+    return {codes + weights / 2, scales + weights / kInt4Group};
+  }
   operator Int4At<const Byte, const Scale>() const { return {codes, scales}; }
 };
 using Int4Room = Int4At<std::uint8_t, Float16>;
@@ -109,7 +111,8 @@ template <int kRows, int kPanels, Fetch kFetch>
         const std::int8_t* values = x.codes + row * kInt4Group + quad * kQuadInputs;
         const ByteVec low = load_quad(values), high = load_quad(values + kInt4Group / 2);
         unrolled<kVectors>([&](auto v) {
-          products[row][v] = group_dot(group_dot(products[row][v], nibbles[v].low, low), nibbles[v].high, high);
+          products[row][v] =
+              group_dot(group_dot(products[row][v], nibbles[v].low, low), nibbles[v].high, high);
         });
       });
     });

@@ -42,8 +42,8 @@ constexpr std::int64_t kMostStreamRows = 2;
 constexpr int kMostStreams = 4;
 template <typename W, bool kFetched>
 constexpr int kPanelStreams = (kAreCodes<W> && !kFetched) || (kAreInt4<W> && (!kFetched || kLanes < 16))
-                                 ? 2
-                                 : kMostStreams;
+                                  ? 2
+                                  : kMostStreams;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.
 template <typename W>
@@ -172,8 +172,7 @@ void sum_panels(const LinearParams& p, const LinearInputs& inputs, WeightsAt<W> 
   if (groups.count == 1) {
     constexpr int kMost = kMostRowsOfPanel<W>;
     // Fewer do not pack weights, but for 4-bit ones.
-    constexpr int kLeast =
-        kFetch == Fetch::kSoon || kAreInt4<W> ? 1 : std::min(kMostRowsUnpacked + 1, kMost);
+    constexpr int kLeast = kFetch == Fetch::kSoon || kAreInt4<W> ? 1 : std::min(kMostRowsUnpacked + 1, kMost);
     with_rows<kMost, kLeast>(p.rows, [&](auto rows) {
       for (std::int64_t panel = 0; panel < panels; ++panel) add(rows, kOne, 0, 0, panel);
     });

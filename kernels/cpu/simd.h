@@ -12,10 +12,10 @@
 //   (weight_format.h) GroupSum, with begin_group, group_dot (acc + the four products of each lane) and
 //   end_group (to floats), of which one adds `start`.
 //
-// With AVX-512 VNNI also load_bytes (64 codes), store_packed (each plus 128), store_less_eight, byte_dot (acc +
-// sums of four products, unsigned by signed), transpose_quads, splat_sum, shifted (sums * 2^n), load_sum, load
-// (to floats) and store; and for weighted sums of four rows at once quantize (to integers of 16 bits, the high
-// and the low ones apart), interleave_rows and store_scaled.
+// With AVX-512 VNNI also load_bytes (64 codes), store_packed (each plus 128), store_less_eight, byte_dot (acc
+// + sums of four products, unsigned by signed), transpose_quads, splat_sum, shifted (sums * 2^n), load_sum,
+// load (to floats) and store; and for weighted sums of four rows at once quantize (to integers of 16 bits,
+// the high and the low ones apart), interleave_rows and store_scaled.
 //
 // Only kLanes-independent code lives here.
 #pragma once
