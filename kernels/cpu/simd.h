@@ -7,15 +7,15 @@
 //   clamp to +-127, narrow to int8), IntVec with int_zero, int_dot (acc + q * row over kIntLanes products),
 //   sum_rows8 and reduce_add, pair_weights, add_row_pair (acc + weighted pair of rows) and store_scaled;
 //   CodeVec, kCodeLanes 8-bit codes widened by load_codes, and CodeSum with code_zero, code_dot (acc + codes
-//   * 16-bit values), add and sum_rows8; ByteVec, four bytes a lane, with load_quad (four bytes in all
-//   lanes); NibbleVec, the halves of as many bytes, with load_nibbles; and of a group of 4-bit weights
-//   (weight_format.h) GroupSum, with begin_group, group_dot (acc + the four products of each lane) and
-//   end_group (to floats), of which one adds `start`.
+//   * 16-bit values), add and sum_rows8; ByteVec, four bytes a lane, with load_bytes, store, load_quad
+//   (four bytes in all lanes) and transpose_quads (kLanes vectors); NibbleVec, the halves of as many bytes,
+//   with load_nibbles; and of a group of 4-bit weights (weight_format.h) GroupSum, with begin_group,
+//   group_dot (acc + the four products of each lane) and end_group (to floats), of which one adds `start`.
 //
-// With AVX-512 VNNI also load_bytes (64 codes), store_packed (each plus 128), store_less_eight, byte_dot (acc
-// + sums of four products, unsigned by signed), transpose_quads, splat_sum, shifted (sums * 2^n), load_sum,
-// load (to floats) and store; and for weighted sums of four rows at once quantize (to integers of 16 bits,
-// the high and the low ones apart), interleave_rows and store_scaled.
+// With AVX-512 VNNI also load_bytes of some of 64 codes, store_packed (each plus 128), store_less_eight,
+// byte_dot (acc + sums of four products, unsigned by signed), splat_sum, shifted (sums * 2^n), load_sum, load
+// (to floats) and store; and for weighted sums of four rows at once quantize (to integers of 16 bits, the
+// high and the low ones apart), interleave_rows and store_scaled.
 //
 // Only kLanes-independent code lives here.
 #pragma once
