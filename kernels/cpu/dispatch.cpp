@@ -10,6 +10,9 @@ extern const KernelTable kKernels;
 namespace avx2 {
 extern const KernelTable kKernels;
 }
+namespace avx2_vnni {
+extern const KernelTable kKernels;
+}
 namespace avx512 {
 extern const KernelTable kKernels;
 }
@@ -30,6 +33,8 @@ const KernelTable& kernels() {
       return avx512_vnni::kKernels;
     case Isa::kAvx512:
       return avx512::kKernels;
+    case Isa::kAvx2Vnni:
+      return avx2_vnni::kKernels;
     case Isa::kAvx2:
       return avx2::kKernels;
     case Isa::kPortable:

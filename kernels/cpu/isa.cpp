@@ -1,5 +1,6 @@
 #include "kernels/cpu/isa.h"
 
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -13,11 +14,18 @@
 namespace kvfuse::cpu {
 namespace {
 
-constexpr std::array<std::pair<Isa, const char*>, 5> kNames = {{{Isa::kPortable, "portable"},
+constexpr std::array<std::pair<Isa, const char*>, 6> kNames = {{{Isa::kPortable, "portable"},
                                                                 {Isa::kAvx2, "avx2"},
+                                                                {Isa::kAvx2Vnni, "avx2_vnni"},
                                                                 {Isa::kAvx512, "avx512"},
                                                                 {Isa::kAvx512Vnni, "avx512_vnni"},
                                                                 {Isa::kAmxInt8, "amx_int8"}}};
+
+// Not a feature that clang's __builtin_cpu_supports knows by name.
+bool has_avx_vnni() {
+  unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & bit_AVXVNNI) != 0;
+}
 
 // Linux saves the tiles of a process's threads only once it has asked for them; a sandbox may refuse.
 bool may_use_tiles() {
@@ -30,6 +38,7 @@ std::vector<Isa> detect() {
   if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")))
     return found;
   found.push_back(Isa::kAvx2);
+  if (has_avx_vnni()) found.push_back(Isa::kAvx2Vnni);
   if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")))
     return found;
@@ -83,7 +92,10 @@ Isa active_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relax
 
 bool multiplies_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
 
-bool multiplies_bytes() { return active_isa() >= Isa::kAvx512Vnni; }
+bool multiplies_bytes() {
+  const Isa isa = active_isa();
+  return isa == Isa::kAvx2Vnni || isa == Isa::kAvx512Vnni || isa == Isa::kAmxInt8;
+}
 
 bool is_intel() { return intel().load(std::memory_order_relaxed); }
 

@@ -6,12 +6,12 @@
 
 namespace kvfuse::cpu {
 
-enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vnni, kAmxInt8 };
+enum class Isa { kPortable, kAvx2, kAvx2Vnni, kAvx512, kAvx512Vnni, kAmxInt8 };
 
 // The instruction sets this machine can run, worst first.
 const std::vector<Isa>& available_isas();
 
-// "portable", "avx2", "avx512", "avx512_vnni", "amx_int8": the values that KVFUSE_ISA takes.
+// "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx_int8": the values that KVFUSE_ISA takes.
 const char* isa_name(Isa isa);
 
 // The best available one, or the one that the environment variable KVFUSE_ISA names.
@@ -21,7 +21,7 @@ Isa active_isa();
 // Whether the machine has products of bfloat16 (AVX-512 BF16). The kernels have none; oneDNN does.
 bool multiplies_bfloat16();
 
-// Whether the kernels have products of bytes that add up in 32 bits (AVX-512 VNNI): what int8 codes are
+// Whether the kernels have products of bytes that add up in 32 bits (VNNI): what int8 codes are
 // packed for.
 bool multiplies_bytes();
 

@@ -64,7 +64,7 @@ std::int64_t outputs_per_task(const LinearParams& p, std::int64_t row_bytes, boo
 void multiply_all(const LinearParams& p) {
   const LinearInputs inputs = prepare_inputs(p);
   if (has_int4_codes(p.weight_format)) return multiply_by_int4_panels(p, inputs);
-#if defined(__AVX512VNNI__)
+#if defined(KVFUSE_VNNI)
   if (goes_by_byte_panels(p)) return multiply_by_byte_panels(p, inputs);
 #endif
   if (goes_by_float_panels(p)) return multiply_by_float_panels(p, inputs);

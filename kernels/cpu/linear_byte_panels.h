@@ -16,7 +16,7 @@ constexpr std::int64_t kQuadsOfBlock = kActivationBlock / kQuadInputs;
 // Weights in rows are packed beside so many rows of x, if a panel fits the second-level cache.
 constexpr std::int64_t kLeastRowsToPackCodes = 24;
 constexpr std::int64_t kMostInputsToPack = 16 << 10;
-#if defined(__AVX512VNNI__)
+#if defined(KVFUSE_VNNI)
 constexpr bool kHasByteProducts = true;
 #else
 // Without byte products that add up in 32 bits panels gain nothing.
@@ -110,7 +110,26 @@ struct BytePanelInputs {
   }
 };
 
-#if defined(__AVX512VNNI__)
+// `count` rows of `bytes` bytes (kPanelOutputs rows at most, whole quads), quads of all outputs side by side;
+// behind the last row zeros. `store_quads` stores a vector of them.
+template <typename Store>
+void pack_quads(const std::uint8_t* rows, std::int64_t bytes, std::int64_t count, std::uint8_t* panel,
+                Store&& store_quads) {
+  constexpr std::int64_t kVectorBytes = kLanes * kQuadInputs;
+  for (std::int64_t i = 0; i < bytes; i += kVectorBytes)
+    for (std::int64_t first = 0; first < kPanelOutputs; first += kLanes) {
+      ByteVec block[kLanes];
+      for (std::int64_t o = 0; o < kLanes; ++o)
+        block[o] =
+            load_bytes(rows + std::min(first + o, count - 1) * bytes + i, first + o < count ? bytes - i : 0);
+      transpose_quads(block);
+      const std::int64_t quads = std::min<std::int64_t>(kLanes, (bytes - i) / kQuadInputs);
+      for (std::int64_t quad = 0; quad < quads; ++quad)
+        store_quads(panel + (i + quad * kQuadInputs) * kPanelOutputs + first * kQuadInputs, block[quad]);
+    }
+}
+
+#if defined(KVFUSE_VNNI)
 
 // Weights of `inputs` inputs, whole quads.
 template <Fetch kFetch>
@@ -133,29 +152,32 @@ struct ByteParts {
 template <bool kBlocks, int kRows, int kPanels, Fetch kFetch, int kParts>
 [[gnu::always_inline]] inline void add_byte_products(ByteWeights<kFetch> w, ByteParts<kParts> x,
                                                      PanelSums<std::int32_t> sums) {
-  CodeSum parts[kParts][kRows][kPanels];
+  constexpr std::int64_t kQuadBytes = kPanelOutputs * kQuadInputs;  // of all outputs
+  constexpr int kVectors = kPanels * kVectorsOfPanel;
+  CodeSum parts[kParts][kRows][kVectors];
   const auto each = [](auto&& f) __attribute__((always_inline)) {
     unrolled<kParts>([&](auto part) {
-      unrolled<kRows>([&](auto row) { unrolled<kPanels>([&](auto p) { f(part, row, p); }); });
+      unrolled<kRows>([&](auto row) { unrolled<kVectors>([&](auto v) { f(part, row, v); }); });
     });
   };
-  each([&](auto part, auto row, auto p) { parts[part][row][p] = code_zero(); });
+  each([&](auto part, auto row, auto v) { parts[part][row][v] = code_zero(); });
   const auto add_block = [&](std::int64_t inputs) __attribute__((always_inline)) {
     for (std::int64_t i = 0; i < inputs; i += kQuadInputs) {
-      ByteVec quads[kPanels];
-      unrolled<kPanels>([&](auto p) {
+      ByteVec quads[kVectors];
+      unrolled<kVectors>([&](auto v) {
+        constexpr int kPanel = v / kVectorsOfPanel, kPart = v % kVectorsOfPanel;
         // Beside a load: GCC 12 leaves out a call that does nothing but prefetch.
-        if constexpr (kFetch != Fetch::kNothing)
-          __builtin_prefetch(w.fetched + p * w.apart, 0, kFetch == Fetch::kSoon ? 3 : 2);
-        quads[p] = load_bytes(w.weight + p * w.apart);
+        if constexpr (kFetch != Fetch::kNothing && kPart == 0)
+          __builtin_prefetch(w.fetched + kPanel * w.apart, 0, kFetch == Fetch::kSoon ? 3 : 2);
+        quads[v] = load_bytes(w.weight + kPanel * w.apart + kPart * kLanes * kQuadInputs);
       });
-      w.weight += kPanelOutputs * kQuadInputs;
-      if constexpr (kFetch != Fetch::kNothing) w.fetched += kPanelOutputs * kQuadInputs;
+      w.weight += kQuadBytes;
+      if constexpr (kFetch != Fetch::kNothing) w.fetched += kQuadBytes;
       unrolled<kParts>([&](auto part) {
         unrolled<kRows>([&](auto row) {
           const ByteVec values = load_quad(x.values[part] + row * kActivationBlock);
-          unrolled<kPanels>(
-              [&](auto p) { parts[part][row][p] = byte_dot(parts[part][row][p], quads[p], values); });
+          unrolled<kVectors>(
+              [&](auto v) { parts[part][row][v] = byte_dot(parts[part][row][v], quads[v], values); });
         });
         x.values[part] += kQuadInputs;
       });
@@ -169,10 +191,10 @@ template <bool kBlocks, int kRows, int kPanels, Fetch kFetch, int kParts>
   } else {
     add_block(w.inputs);
   }
-  each([&](auto part, auto row, auto p) {
-    std::int32_t* sum = sums.data + row * sums.row_stride + p * sums.panel_stride;
-    const CodeSum products = parts[part][row][p];
-    store(sum, load_sum(sum) + (part == 0 ? shifted(products, x.shift[row]) : products));
+  each([&](auto part, auto row, auto v) {
+    std::int32_t* sum = sums.at(row, v);
+    const CodeSum products = parts[part][row][v];
+    store(sum, add(load_sum(sum), part == 0 ? shifted(products, x.shift[row]) : products));
   });
 }
 
@@ -189,12 +211,12 @@ template <int kRows, int kPanels, Fetch kFetch>
 [[gnu::noinline]] void add_panel_products(const std::uint8_t* weight, std::int64_t apart, const char* fetched,
                                           const ByteGroup& x, std::int64_t in, bool begins,
                                           const PanelSums<std::int32_t>& sums) {
+  constexpr int kVectors = kPanels * kVectorsOfPanel;
   if (begins)
     for (int row = 0; row < kRows; ++row)
-      for (int p = 0; p < kPanels; ++p)
-        store(sums.data + row * sums.row_stride + p * sums.panel_stride, splat_sum(x.start[row]));
+      for (int v = 0; v < kVectors; ++v) store(sums.at(row, v), splat_sum(x.start[row]));
   // More sums than registers go one part after the other.
-  constexpr bool kBothParts = kRows * kPanels <= 14;
+  constexpr bool kBothParts = kRows * kVectors <= (kLanes == 16 ? 14 : 6);
   if constexpr (kBothParts)
     if (x.fine)
       return call_add_byte_products<true, kRows, kPanels>(ByteWeights<kFetch>{weight, apart, fetched, in},
@@ -232,15 +254,8 @@ template <int kRows, int kPanels, Fetch kFetch>
 
 // `count` rows of a weight (kPanelOutputs at most) as a panel, which zeros fill up.
 inline void pack_rows(const std::int8_t* rows, std::int64_t in, std::int64_t count, std::uint8_t* panel) {
-  for (std::int64_t i = 0; i < in; i += kActivationBlock) {
-    ByteVec block[kPanelOutputs];
-    for (std::int64_t o = 0; o < kPanelOutputs; ++o)
-      block[o] = load_bytes(rows + std::min(o, count - 1) * in + i, o < count ? in - i : 0);
-    transpose_quads(block);
-    const std::int64_t quads = std::min(kQuadsOfBlock, (in - i) / kQuadInputs);
-    for (std::int64_t quad = 0; quad < quads; ++quad)
-      store_packed(panel + (i + quad * kQuadInputs) * kPanelOutputs, block[quad]);
-  }
+  pack_quads(reinterpret_cast<const std::uint8_t*>(rows), in, count, panel,
+             [](auto... quad) { store_packed(quad...); });
 }
 
 #endif

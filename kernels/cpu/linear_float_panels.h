@@ -63,6 +63,12 @@ template <typename Sum>
 struct PanelSums {
   Sum* data;
   std::int64_t row_stride, panel_stride;
+
+  // Of a vector of outputs, counted through all panels.
+  Sum* at(std::int64_t row, int vector) const {
+    return data + row * row_stride + vector / kVectorsOfPanel * panel_stride +
+           vector % kVectorsOfPanel * kLanes;
+  }
 };
 
 // What products fetch meanwhile: beside each input a line of each of their panels. Streams that computing
@@ -82,13 +88,9 @@ template <int kRows, int kPanels, Fetch kFetch, typename W>
                                           const PanelSums<float>& sums) {
   constexpr auto kElement = static_cast<std::int64_t>(sizeof(W));
   constexpr int kVectors = kPanels * kVectorsOfPanel;
-  const auto sum_at = [&](int row, int v) {
-    return sums.data + row * sums.row_stride + v / kVectorsOfPanel * sums.panel_stride +
-           v % kVectorsOfPanel * kLanes;
-  };
   Vec chains[kRows][kVectors];
   unrolled<kRows>([&](auto row) {
-    unrolled<kVectors>([&](auto v) { chains[row][v] = begins ? zero() : load(sum_at(row, v)); });
+    unrolled<kVectors>([&](auto v) { chains[row][v] = begins ? zero() : load(sums.at(row, v)); });
   });
   for (std::int64_t i = 0; i < in; i += kFloatPanelInputs, x += kRows * kFloatPanelInputs) {
     const std::int64_t steps = std::min(kFloatPanelInputs, in - i);
@@ -109,7 +111,7 @@ template <int kRows, int kPanels, Fetch kFetch, typename W>
     }
   }
   unrolled<kRows>(
-      [&](auto row) { unrolled<kVectors>([&](auto v) { store(sum_at(row, v), chains[row][v]); }); });
+      [&](auto row) { unrolled<kVectors>([&](auto v) { store(sums.at(row, v), chains[row][v]); }); });
 }
 
 // `count` rows of a weight (kPanelOutputs at most) as a panel, which zeros fill up.

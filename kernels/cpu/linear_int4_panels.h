@@ -2,9 +2,7 @@
 // a group of inputs has scales of its own, and so ends the sums of integers.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu/linear_byte_panels.h"
 #include "kernels/cpu/linear_float_panels.h"
@@ -85,15 +83,11 @@ template <int kRows, int kPanels, Fetch kFetch>
   constexpr std::int64_t kQuadBytes = kPanelOutputs * kQuadInputs;  // of all outputs
   constexpr int kQuads = kInt4GroupBytes / kQuadInputs;
   constexpr int kVectors = kPanels * kVectorsOfPanel;
-  const auto sum_at = [&](int row, int v) {
-    return sums.data + row * sums.row_stride + v / kVectorsOfPanel * sums.panel_stride +
-           v % kVectorsOfPanel * kLanes;
-  };
   const auto each = [](auto&& f) __attribute__((always_inline)) {
     unrolled<kRows>([&](auto row) { unrolled<kVectors>([&](auto v) { f(row, v); }); });
   };
   Vec chains[kRows][kVectors];
-  each([&](auto row, auto v) { chains[row][v] = begins ? zero() : load(sum_at(row, v)); });
+  each([&](auto row, auto v) { chains[row][v] = begins ? zero() : load(sums.at(row, v)); });
   for (std::int64_t i = 0; i < in; i += kInt4Group) {
     GroupSum products[kRows][kVectors];
     each([&](auto row, auto v) { products[row][v] = begin_group(x.start[row]); });
@@ -129,27 +123,12 @@ template <int kRows, int kPanels, Fetch kFetch>
     if constexpr (kFetch != Fetch::kNothing) fetched += kGroupWeights / 2;
     x = {x.codes + kRows * kInt4Group, x.scale + kRows, x.start + kRows};
   }
-  each([&](auto row, auto v) { store(sum_at(row, v), chains[row][v]); });
+  each([&](auto row, auto v) { store(sums.at(row, v), chains[row][v]); });
 }
 
 // `count` rows of a weight (kPanelOutputs at most) as a panel, which zeros fill up.
 inline void pack_rows(Int4Weights rows, std::int64_t in, std::int64_t count, Int4Room panel) {
-  constexpr std::int64_t kVectorBytes = kLanes * kQuadInputs;
-  const std::int64_t bytes = in / 2, whole = bytes / kVectorBytes * kVectorBytes;
-  const auto codes = [&](std::int64_t output, std::int64_t at) {
-    return rows.codes + std::min(output, count - 1) * bytes + at;
-  };
-  for (std::int64_t i = 0; i < whole; i += kVectorBytes)
-    for (std::int64_t first = 0; first < kPanelOutputs; first += kLanes) {
-      ByteVec block[kLanes];
-      for (int o = 0; o < kLanes; ++o) block[o] = load_bytes(codes(first + o, i));
-      transpose_quads(block);
-      for (int quad = 0; quad < kLanes; ++quad)
-        store(panel.codes + (i + quad * kQuadInputs) * kPanelOutputs + first * kQuadInputs, block[quad]);
-    }
-  for (std::int64_t i = whole; i < bytes; i += kQuadInputs)
-    for (std::int64_t o = 0; o < kPanelOutputs; ++o)
-      std::memcpy(panel.codes + i * kPanelOutputs + o * kQuadInputs, codes(o, i), kQuadInputs);
+  pack_quads(rows.codes, in / 2, count, panel.codes, [](auto... quad) { store(quad...); });
   const std::int64_t groups = in / kInt4Group;
   for (std::int64_t g = 0; g < groups; ++g)
     for (std::int64_t o = 0; o < kPanelOutputs; ++o)

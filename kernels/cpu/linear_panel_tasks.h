@@ -41,9 +41,7 @@ using Packed = std::conditional_t<std::is_same_v<W, std::int8_t>, std::uint8_t,
 constexpr std::int64_t kMostStreamRows = 2;
 constexpr int kMostStreams = 4;
 template <typename W, bool kFetched>
-constexpr int kPanelStreams = (kAreCodes<W> && !kFetched) || (kAreInt4<W> && (!kFetched || kLanes < 16))
-                                  ? 2
-                                  : kMostStreams;
+constexpr int kPanelStreams = (kAreCodes<W> || kAreInt4<W>)&&(!kFetched || kLanes < 16) ? 2 : kMostStreams;
 // Inputs that several groups of rows go through in turn: a task's weights of so many stay in the second-level
 // cache, a group's x in the first.
 template <typename W>
@@ -301,7 +299,7 @@ inline void multiply_by_int4_panels(const LinearParams& p, const LinearInputs& i
     multiply_by_weights_in_rows<Int4Weights>(p, inputs);
 }
 
-#if defined(__AVX512VNNI__)
+#if defined(KVFUSE_VNNI)
 inline void multiply_by_byte_panels(const LinearParams& p, const LinearInputs& inputs) {
   if (lies_in_panels(p.weight_format))
     multiply_by_packed_weights<std::uint8_t>(p, inputs);

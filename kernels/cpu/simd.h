@@ -12,15 +12,20 @@
 //   with load_nibbles; and of a group of 4-bit weights (weight_format.h) GroupSum, with begin_group,
 //   group_dot (acc + the four products of each lane) and end_group (to floats), of which one adds `start`.
 //
-// With AVX-512 VNNI also load_bytes of some of 64 codes, store_packed (each plus 128), store_less_eight,
-// byte_dot (acc + sums of four products, unsigned by signed), splat_sum, shifted (sums * 2^n), load_sum, load
-// (to floats) and store; and for weighted sums of four rows at once quantize (to integers of 16 bits, the
-// high and the low ones apart), interleave_rows and store_scaled.
+// With VNNI also store_packed (bytes plus 128), byte_dot (acc + sums of four products, unsigned by signed),
+// splat_sum, shifted (sums * 2^n), load_sum, load (to floats) and store; with AVX-512 too store_less_eight,
+// and for weighted sums of four rows at once quantize (to integers of 16 bits, the high and the low ones
+// apart), interleave_rows and store_scaled.
 //
 // Only kLanes-independent code lives here.
 #pragma once
 
 #include "kernels/half.h"
+
+// Products of bytes that add up in 32 bits.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define KVFUSE_VNNI
+#endif
 
 #if defined(__AVX512F__)
 #include "kernels/cpu/simd_avx512.h"

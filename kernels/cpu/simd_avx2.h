@@ -3,7 +3,9 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cpu/simd_avx_common.h"
 #include "kernels/half.h"
@@ -90,12 +92,21 @@ inline CodeVec load_codes(const std::int8_t* codes) {
 inline CodeSum code_dot(CodeSum acc, CodeVec codes, const std::int16_t* x) {
   return multiply_pairs(acc, codes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
-inline CodeSum add(CodeSum a, CodeSum b) { return a + b; }
+inline CodeSum add(CodeSum a, CodeSum b) {  // may run over on the way
+  return CodeSum(_mm256_add_epi32(__m256i(a), __m256i(b)));
+}
 
 // Bytes: 32 of them, or four values again and again.
 using ByteVec = __m256i;
 inline ByteVec load_bytes(const std::uint8_t* codes) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+}
+// The first `count` (32 at most), then zeros.
+inline ByteVec load_bytes(const std::uint8_t* codes, std::int64_t count) {
+  if (count >= 32) return load_bytes(codes);
+  alignas(32) std::uint8_t bytes[32] = {};
+  std::memcpy(bytes, codes, static_cast<std::size_t>(std::max<std::int64_t>(count, 0)));
+  return load_bytes(bytes);
 }
 inline void store(std::uint8_t* codes, ByteVec bytes) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), bytes);
@@ -118,6 +129,34 @@ inline NibbleVec load_nibbles(const std::uint8_t* codes) {
   return {_mm256_and_si256(packed, low), _mm256_and_si256(_mm256_srli_epi16(packed, 4), low)};
 }
 inline ByteVec load_quad(const std::int8_t* values) { return _mm256_set1_epi32(bits_of_quad(values)); }
+#if defined(__AVXVNNI__)
+// Each code plus kPackedZero.
+inline void store_packed(std::uint8_t* codes, ByteVec bytes) {
+  store(codes, _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80))));
+}
+// Adds four products to each lane.
+inline CodeSum byte_dot(CodeSum acc, ByteVec values, ByteVec codes) {
+  return CodeSum(_mm256_dpbusd_avx_epi32(__m256i(acc), values, codes));
+}
+inline CodeSum splat_sum(std::int32_t value) { return CodeSum(_mm256_set1_epi32(value)); }
+inline CodeSum shifted(CodeSum sum, std::int32_t by) {
+  return CodeSum(_mm256_sllv_epi32(__m256i(sum), _mm256_set1_epi32(by)));
+}
+inline CodeSum load_sum(const std::int32_t* p) {
+  return CodeSum(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec load(const std::int32_t* p) { return _mm256_cvtepi32_ps(__m256i(load_sum(p))); }
+inline void store(std::int32_t* p, CodeSum sum) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), __m256i(sum));
+}
+
+using GroupSum = CodeSum;
+inline GroupSum begin_group(std::int32_t start) { return splat_sum(start); }
+inline GroupSum group_dot(GroupSum acc, ByteVec codes, ByteVec values) {
+  return byte_dot(acc, codes, values);
+}
+inline Vec end_group(GroupSum sum, std::int32_t /*start*/) { return _mm256_cvtepi32_ps(__m256i(sum)); }
+#else
 // Sixteen products of at most 15 * 127 fit 16 bits.
 using GroupSum = __v16hi;
 inline GroupSum begin_group(std::int32_t /*start*/) { return GroupSum{}; }
@@ -131,5 +170,6 @@ inline Vec end_group(GroupSum sum, std::int32_t start) {
   const __m256i pairs = _mm256_madd_epi16(__m256i(sum), _mm256_set1_epi16(1));
   return _mm256_cvtepi32_ps(_mm256_add_epi32(pairs, _mm256_set1_epi32(start)));
 }
+#endif
 
 }  // namespace kvfuse::cpu::KVFUSE_ISA_NAMESPACE

@@ -143,14 +143,14 @@ ByteVec load_quad(const Byte* values) {
 }
 
 inline ByteVec load_bytes(const std::uint8_t* codes) { return _mm512_loadu_si512(codes); }
+// The first `count` (64 at most), then zeros.
+inline ByteVec load_bytes(const std::uint8_t* codes, std::int64_t count) {
+  return _mm512_maskz_loadu_epi8(count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1, codes);
+}
 inline void store(std::uint8_t* codes, ByteVec bytes) { _mm512_storeu_si512(codes, bytes); }
 
 #if defined(__AVX512VNNI__)
 inline ByteVec load_bytes(const std::int8_t* codes) { return _mm512_loadu_si512(codes); }
-// The first `count` (64 at most), then zeros.
-inline ByteVec load_bytes(const std::int8_t* codes, std::int64_t count) {
-  return _mm512_maskz_loadu_epi8(count >= 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1, codes);
-}
 // Each code plus kPackedZero.
 inline void store_packed(std::uint8_t* codes, ByteVec bytes) {
   _mm512_storeu_si512(codes, _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(0x80))));

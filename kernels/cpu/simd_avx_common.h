@@ -45,6 +45,8 @@ inline IntVec int_zero() { return IntVec{}; }
 inline IntVec multiply_pairs(IntVec acc, __m256i a, __m256i b) {
 #if defined(__AVX512VNNI__)
   return IntVec(_mm256_dpwssd_epi32(__m256i(acc), a, b));
+#elif defined(__AVXVNNI__)
+  return IntVec(_mm256_dpwssd_avx_epi32(__m256i(acc), a, b));
 #else
   return acc + IntVec(_mm256_madd_epi16(a, b));
 #endif

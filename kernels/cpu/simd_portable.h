@@ -157,6 +157,12 @@ inline ByteVec load_bytes(const std::uint8_t* codes) {
   std::memcpy(out.byte, codes, sizeof(out.byte));
   return out;
 }
+// The first `count` (4 * kLanes at most), then zeros.
+inline ByteVec load_bytes(const std::uint8_t* codes, std::int64_t count) {
+  ByteVec out = {};
+  std::copy_n(codes, std::min<std::int64_t>(count, sizeof(out.byte)), out.byte);
+  return out;
+}
 inline void store(std::uint8_t* codes, const ByteVec& bytes) {
   std::memcpy(codes, bytes.byte, sizeof(bytes.byte));
 }

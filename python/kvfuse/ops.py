@@ -270,8 +270,8 @@ def pack_weight(weight: Tensor) -> Tensor:
     The shape is the same, the order is another: 16 outputs side by side for each input, [in, 16], the last of
     these panels as wide as outputs are left. Of int8 codes four inputs of an output stay together,
     [in / 4, 16, 4], each plus 128 modulo 256, of int4 codes four bytes, [in / 8, 16, 4]; the scales of the
-    latter, [out, in / 32], are packed by a call of their own. Where the CPU has no products of bytes (AVX-512
-    VNNI) packed int8 codes are slower than others.
+    latter, [out, in / 32], are packed by a call of their own. Where the CPU has no products of bytes (VNNI)
+    packed int8 codes are slower than others.
 
     Raises:
         TypeError, ValueError: a weight of another dtype or shape, or codes of which ``in`` is no multiple of

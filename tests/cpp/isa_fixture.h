@@ -37,7 +37,8 @@ class Maker {
 // For INSTANTIATE_TEST_SUITE_P.
 inline auto every_isa() {
   using cpu::Isa;
-  return testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAmxInt8);
+  return testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx2Vnni, Isa::kAvx512, Isa::kAvx512Vnni,
+                         Isa::kAmxInt8);
 }
 inline std::string isa_of(const testing::TestParamInfo<cpu::Isa>& info) { return cpu::isa_name(info.param); }
 

@@ -109,7 +109,7 @@ TEST(PackedModels, UnpackToWhatTheyWere) {
 
 // Stored as codes, whose versions are of the same codes.
 TEST(PackedModels, VersionsOfCodesShareTheirMemory) {
-  if (!ops::cpu_multiplies_bytes()) GTEST_SKIP() << "no products of bytes (AVX-512 VNNI)";
+  if (!ops::cpu_multiplies_bytes()) GTEST_SKIP() << "no products of bytes (VNNI)";
   Gpt2Weights own = with_quantized_linears(wide_weights(), WeightDtype::kInt8);
   pack_weights(std::vector{&own});
   const Gpt2Weights version = prepare_weights(own, find_version("v2w8"), {}, {}).weights;
