@@ -21,8 +21,7 @@ Isa active_isa();
 // Whether the machine has products of bfloat16 (AVX-512 BF16). The kernels have none; oneDNN does.
 bool multiplies_bfloat16();
 
-// Whether the kernels have products of bytes that add up in 32 bits (VNNI): what int8 codes are
-// packed for.
+// Whether the kernels have products of bytes that add up in 32 bits (VNNI): what int8 codes are packed for.
 bool multiplies_bytes();
 
 // Whether Intel made the CPU: what its prefetchers do by themselves differs (docs/decisions.md).

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu/simd_avx_common.h"
 #include "kernels/half.h"
@@ -105,7 +104,7 @@ inline ByteVec load_bytes(const std::uint8_t* codes) {
 inline ByteVec load_bytes(const std::uint8_t* codes, std::int64_t count) {
   if (count >= 32) return load_bytes(codes);
   alignas(32) std::uint8_t bytes[32] = {};
-  std::memcpy(bytes, codes, static_cast<std::size_t>(std::max<std::int64_t>(count, 0)));
+  std::copy_n(codes, count, bytes);
   return load_bytes(bytes);
 }
 inline void store(std::uint8_t* codes, ByteVec bytes) {
