@@ -25,7 +25,9 @@ bool suits_fused(const at::Tensor& x, const LinearWeight& weight) {
 
 at::Tensor fused(const at::Tensor& x, const LinearWeight& weight, const at::Tensor& bias,
                  c10::string_view gelu) {
-  return ops::linear(x, weight.values, given(bias), given(weight.scale), /*norm_weight=*/{}, /*norm_bias=*/{},
+  const bool flat = weight.packed && weight.values.scalar_type() == at::kByte;
+  const at::Tensor scale = flat ? weight.scale.flatten() : weight.scale;
+  return ops::linear(x, weight.values, given(bias), given(scale), /*norm_weight=*/{}, /*norm_bias=*/{},
                      /*norm_epsilon=*/0, gelu, weight.fine_activations, weight.packed);
 }
 

@@ -56,7 +56,10 @@ void check_weight(const LinearArguments& args) {
   const NamedTensor scale{"weight_scale", *args.weight_scale};
   check_device(kLinear, x, scale);
   check_dtype(kLinear, scale, grouped ? at::kHalf : at::kFloat, "");
-  if (grouped)
+  if (grouped && args.packed)
+    check_shape(kLinear, scale, std::array{out * (in / kInt4Group)},
+                "out times groups of 32 inputs, packed and flattened");
+  else if (grouped)
     check_shape(kLinear, scale, std::array{out, in / kInt4Group}, "out, groups of 32 inputs");
   else
     check_shape(kLinear, scale, std::array{out}, "out");

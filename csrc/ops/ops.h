@@ -91,8 +91,9 @@ KVFUSE_OPS_API at::Tensor dequantize_kv(const at::Tensor& codes, const at::Tenso
 // layernorm without norm_weight. The weight is [out, in] of the dtype of x, or what quantize_weight gave:
 // then rows of x are rounded too, and products are sums of integers; beside int8 codes to eight bits, or with
 // `fine_activations` to 13 to 15 (docs/numerics.md). `packed`: the weight is what pack_weight gave, and so
-// are scales of int4 codes; that is faster, of floats from two rows on. More than 32 rows of bfloat16 beside
-// another weight go to ATen where the machine multiplies bfloat16. `gelu`: "none", "tanh" or "exact".
+// are scales of int4 codes, flattened, which tells them from others; that is faster, of floats from two rows
+// on. More than 32 rows of bfloat16 beside another weight go to ATen where the machine multiplies bfloat16.
+// `gelu`: "none", "tanh" or "exact".
 KVFUSE_OPS_API at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& bias = std::nullopt,
                                  const std::optional<at::Tensor>& weight_scale = std::nullopt,

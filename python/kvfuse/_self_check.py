@@ -134,7 +134,7 @@ def _linear_error(weights: str) -> float:
     if packed:
         weight = ops.pack_weight(weight)
         if scale is not None and name == "int4":
-            scale = ops.pack_weight(scale)
+            scale = ops.pack_scales(scale)
     found = ops.linear(x, weight, bias, weight_scale=scale, packed=packed)
     return float(((found - want).abs() / want.abs().amax()).max())
 

@@ -241,9 +241,9 @@ def linear(
     to eight bits, or to 13 to 15 where one stands out or ``fine_activations`` asks for it (products of many
     rows then take twice as long), beside int4 each 32 inputs to 127 steps.
 
-    With ``packed`` the weight is what ``pack_weight`` gave, and so are scales of int4 codes; that is faster,
-    of floats from two rows on. More than 32 rows of bfloat16 beside another weight go to PyTorch's own
-    products where the machine multiplies bfloat16.
+    With ``packed`` the weight is what ``pack_weight`` gave, and scales of int4 codes what ``pack_scales``
+    gave; that is faster, of floats from two rows on. More than 32 rows of bfloat16 beside another weight go
+    to PyTorch's own products where the machine multiplies bfloat16.
 
     Raises:
         TypeError: a dtype.
@@ -270,7 +270,7 @@ def pack_weight(weight: Tensor) -> Tensor:
     The shape is the same, the order is another: 16 outputs side by side for each input, [in, 16], the last of
     these panels as wide as outputs are left. Of int8 codes four inputs of an output stay together,
     [in / 4, 16, 4], each plus 128 modulo 256, of int4 codes four bytes, [in / 8, 16, 4]; the scales of the
-    latter, [out, in / 32], are packed by a call of their own. Where the CPU has no products of bytes (VNNI)
+    latter go through ``pack_scales``. Where the CPU has no products of bytes (VNNI)
     packed int8 codes are slower than others.
 
     Raises:
@@ -279,6 +279,14 @@ def pack_weight(weight: Tensor) -> Tensor:
         NotImplementedError: a device other than the CPU, or a weight that requires a gradient.
     """
     return _ops.pack_weight.default(weight)
+
+
+def pack_scales(scale: Tensor) -> Tensor:
+    """Scales [out, in / 32] of int4 codes packed for ``linear`` beside packed codes: [out * in / 32].
+
+    They lie as ``pack_weight`` orders float weights. Raises what it raises.
+    """
+    return pack_weight(scale).flatten()
 
 
 def quantize_weight(weight: Tensor, format: Literal["int8", "int4"]) -> tuple[Tensor, Tensor]:

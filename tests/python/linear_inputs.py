@@ -87,7 +87,8 @@ def assert_right(out: Tensor, given: dict) -> None:
     packed = given.get("packed", False)
     library = not packed and scale is None and x.numel() > 32 * x.shape[-1] and has_library_products(dtype)
     if packed:
-        scale = rows_of(scale) if weight.dtype == torch.uint8 else scale
+        if weight.dtype == torch.uint8:
+            scale = rows_of(scale.view(len(weight), weight.shape[1] // 16))
         weight = rows_of(weight)
     weight = weight.double() if scale is None else values_of(weight, scale)
     bias = None if bias is None else bias.double()
@@ -133,7 +134,7 @@ def arguments_of(
     if packed:
         given |= {"weight": ops.pack_weight(given["weight"]), "packed": True}
         if name == "int4":
-            given["weight_scale"] = ops.pack_weight(given["weight_scale"])
+            given["weight_scale"] = ops.pack_scales(given["weight_scale"])
     if bias:
         given["bias"] = normal(out)
     if norm:

@@ -197,6 +197,17 @@ BAD_ARGUMENTS = {
         ValueError,
         "expected weight_scale of shape [4, 2] (out, groups of 32 inputs), got [4]",
     ),
+    "scale_not_packed": (
+        {"weight": CODES, "weight_scale": torch.zeros(4, 2).half(), "packed": True},
+        ValueError,
+        "expected weight_scale of shape [8] (out times groups of 32 inputs, packed and flattened), "
+        "got [4, 2]",
+    ),
+    "scale_packed_alone": (
+        {"weight": CODES, "weight_scale": ops.pack_scales(torch.zeros(4, 2).half())},
+        ValueError,
+        "expected weight_scale of shape [4, 2] (out, groups of 32 inputs), got [8]",
+    ),
     "packed_quads": (
         {
             "x": torch.zeros(3, 6),
